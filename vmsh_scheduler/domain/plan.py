@@ -1,0 +1,401 @@
+"""The whole scheduling policy: pure functions from (job, state, now) to a new state and its decisions.
+
+admit: a job set changed. decide: time passed. begin: a run starts. settle: a run ended. Nothing else changes a job."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
+from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
+from vmsh_scheduler.domain.retry import ErrorClass
+from vmsh_scheduler.domain.run import Cause, Found, Outcome, Run, Status
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Interval, Millis, Next, Passed, Since
+
+CATCH_UP_LIMIT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a decision gives: the state after it, what to write down, and whether the open slot may start."""
+
+    state: JobState
+    decisions: tuple[Decision, ...] = ()
+    start: bool = False
+
+
+# -- a job is seen -------------------------------------------------------------------------------------------
+
+
+def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobState:
+    """Job seen at start-up or after a reload: an unchanged one keeps its plan and backoff.
+
+    `lost`: state existed and could not be read, so wait one whole period instead of firing (decision 18)."""
+    state = replace(state, first_seen=now if state.first_seen is None else state.first_seen)
+    if state.revision == job.revision:
+        return clamp(job, state, now)
+    if lost and isinstance(job.trigger, Interval):
+        return replace(state, revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
+    closed = replace(state, slot=None, ready_at=None, attempt=0, cause="", level=0, open_digest="")
+    return replace(closed, revision=job.revision, upcoming=_planned_anew(job, state, now))
+
+
+def _planned_anew(job: Job, state: JobState, now: Millis) -> Next | None:
+    first = job.trigger.first(now)
+    if first is not None and (state.newest_slot is None or first.slot > state.newest_slot):
+        return first
+    return job.trigger.following(state.newest_slot, now)
+
+
+def clamp(job: Job, state: JobState, now: Millis) -> JobState:
+    """After a clock step or a restart nothing waits longer than its own period or its longest backoff."""
+    upcoming, ready_at = state.upcoming, state.ready_at
+    if ready_at is not None:
+        ready_at = min(ready_at, now + job.policy.retry.longest())
+    if upcoming is not None and isinstance(job.trigger, Interval):
+        upcoming = Next(upcoming.slot, min(upcoming.due, now + job.trigger.every))
+    return replace(state, upcoming=upcoming, ready_at=ready_at)
+
+
+# -- time passed ---------------------------------------------------------------------------------------------
+
+
+def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | None:
+    """When `decide` has to look at this job again; None = not before something else happens to it."""
+    times: list[Millis] = []
+    if state.ready_at is not None and job.enabled and _may_start(state, queued=queued):
+        times.append(state.ready_at)
+    elif state.pause is not None and state.pause.until is not None:
+        times.append(state.pause.until)
+    if state.upcoming is not None and not (_waits(job) and (queued or _busy(state))):
+        times.append(state.upcoming.due)
+    return min(times, default=None)
+
+
+def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False, stopping: bool = False) -> Step:
+    """Look at one job: every slot that has come due gets its one decision; the open slot starts if it may.
+
+    `queued`: its open slot waits for a permit. `stopping`: the daemon drains."""
+    state = _pause_over(state, now)
+    passed = _passed(job, state, now)
+    if passed is None or (_waits(job) and (_busy(state) or queued)):
+        return Step(state, (), job.enabled and _ready(state, now, queued, stopping))
+    refusal = _refusal(job, state, queued=queued, stopping=stopping)
+    if refusal is not None:
+        verdict, reason = refusal
+        after = replace(state, upcoming=_beyond(job, state, passed, now))
+        return Step(after, (_decision(job, state, passed, now, verdict, reason),), _ready(after, now, queued, stopping))
+    return _open_slot(job, state, passed, now)
+
+
+def _passed(job: Job, state: JobState, now: Millis) -> Passed | None:
+    return None if state.upcoming is None else job.trigger.passed(state.upcoming, now)
+
+
+def _refusal(job: Job, state: JobState, *, queued: bool, stopping: bool) -> tuple[Verdict, Reason] | None:
+    """Why the slots that passed do not fire; None = they may. The order is the order of blame."""
+    if not job.enabled:
+        return Verdict.SKIPPED, Reason.DISABLED
+    if state.pause is not None:
+        return Verdict.SKIPPED, Reason.PAUSED
+    if stopping:
+        return Verdict.SKIPPED, Reason.DRAIN
+    if state.held:
+        return Verdict.DEFERRED, Reason.HELD
+    if queued:
+        return Verdict.SKIPPED, Reason.CAPACITY
+    if _busy(state):
+        return None if job.policy.overlap is Overlap.ALLOW else (Verdict.SKIPPED, Reason.OVERLAP)
+    return (Verdict.DEFERRED, Reason.BACKOFF) if state.slot is not None else None
+
+
+def _open_slot(job: Job, state: JobState, passed: Passed, now: Millis) -> Step:
+    """Slots passed and may fire: pick one by the catch-up policy, say what became of the others."""
+    decisions: list[Decision] = []
+    keep = _within_window(job, state, passed)
+    if keep < passed.count:
+        gone = replace(passed, newest=passed.newest - keep * passed.step, count=passed.count - keep)
+        reason = Reason.LIMIT if job.policy.catch_up is CatchUp.ALL else Reason.WINDOW
+        decisions.append(_decision(job, state, gone, now, Verdict.MISSED, reason))
+    if keep == 0:
+        after = replace(state, upcoming=_beyond(job, state, passed, now))
+        return Step(after, tuple(decisions))
+    left = passed.drop_oldest(passed.count - keep)
+    if job.policy.catch_up is CatchUp.ALL:
+        return _fire(state, left.oldest, now, tuple(decisions), _one_by_one(job, state, left, now))
+    if left.count > 1:
+        older = replace(left, newest=left.newest - left.step, count=left.count - 1)
+        decisions.append(_decision(job, state, older, now, Verdict.SUPERSEDED, Reason.COALESCED))
+    return _fire(state, left.newest, now, tuple(decisions), _beyond(job, state, passed, now))
+
+
+def _within_window(job: Job, state: JobState, passed: Passed) -> int:
+    """How many of the newest slots are young enough to run; a first sight always is."""
+    if state.newest_slot is None and state.slot is None and passed.count == 1:
+        return 1
+    grace = job.policy.misfire_grace
+    if passed.late > grace:
+        return 0
+    young = 1 if passed.step == 0 else (grace - passed.late) // passed.step + 1
+    most = CATCH_UP_LIMIT if job.policy.catch_up is CatchUp.ALL else passed.count
+    return min(passed.count, young, most)
+
+
+def _fire(
+    state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ...], upcoming: Next | None
+) -> Step:
+    cause = Cause.CATCH_UP if before else Cause.SCHEDULE
+    opened = replace(
+        state, upcoming=upcoming, slot=slot, ready_at=now, attempt=0, cause=cause.value, open_digest=""
+    )
+    return Step(opened, before, start=True)
+
+
+def _ready(state: JobState, now: Millis, queued: bool, stopping: bool) -> bool:
+    if state.ready_at is None or stopping:
+        return False
+    return now >= state.ready_at and _may_start(state, queued=queued)
+
+
+def _may_start(state: JobState, *, queued: bool) -> bool:
+    waiting = state.slot is not None and not _busy(state) and not queued
+    return waiting and not state.held and state.pause is None
+
+
+def _busy(state: JobState) -> bool:
+    return bool(state.runs)
+
+
+def _waits(job: Job) -> bool:
+    return job.policy.overlap is Overlap.WAIT
+
+
+def _beyond(job: Job, state: JobState, passed: Passed, now: Millis) -> Next | None:
+    newest = passed.newest if state.newest_slot is None else max(passed.newest, state.newest_slot)
+    return job.trigger.following(newest, now)
+
+
+def _one_by_one(job: Job, state: JobState, left: Passed, now: Millis) -> Next | None:
+    if left.count == 1:
+        return _beyond(job, state, left, now)
+    offset = 0 if state.upcoming is None else state.upcoming.due - state.upcoming.slot
+    return job.trigger.after(left.oldest, offset)
+
+
+def _pause_over(state: JobState, now: Millis) -> JobState:
+    if state.pause is None or state.pause.until is None or now < state.pause.until:
+        return state
+    return replace(state, pause=None)
+
+
+def _decision(
+    job: Job, state: JobState, passed: Passed, now: Millis, verdict: Verdict, reason: Reason
+) -> Decision:
+    step = passed.step if passed.count > 1 else 0
+    return Decision(job.id, passed.newest, verdict, reason, now, passed.count, step, "", inputs_of(state))
+
+
+def inputs_of(state: JobState) -> dict[str, object]:
+    """What of the state led to a decision, for the record."""
+    inputs: dict[str, object] = {"revision": state.revision}
+    if state.level:
+        inputs["level"] = state.level
+    if state.slot is not None:
+        inputs["open_slot"] = state.slot
+    if state.ready_at is not None:
+        inputs["ready_at"] = state.ready_at
+    return inputs
+
+
+# -- a run starts --------------------------------------------------------------------------------------------
+
+
+def attempt_of(state: JobState) -> int:
+    """Number of the attempt that would start now."""
+    return state.attempt + 1
+
+
+def replaces(state: JobState, found: Found | None) -> bool:
+    """True if the open slot was tried for something else than what is found now (decision 3: superseded)."""
+    return bool(found and state.attempt and state.open_digest and found.digest != state.open_digest)
+
+
+def unchanged(job: Job, state: JobState, found: Found) -> bool:
+    """True if this is what the last success was about already."""
+    return bool(job.subject and not job.subject.reanchor and found.digest == state.found_digest)
+
+
+def begin(state: JobState, run: Run) -> JobState:
+    """The intent: `run` is about to start."""
+    digest = run.found.digest if run.found else ""
+    return replace(
+        state,
+        runs=(*state.runs, run),
+        slot=run.slot,
+        attempt=run.attempt,
+        cause=run.cause.value,
+        open_digest=digest,
+        started=state.started + 1,
+        last_start=run.started_at,
+    )
+
+
+def fired(job: Job, state: JobState, run: Run, extra: dict[str, object]) -> Decision | None:
+    """The one decision of the slot that `run` serves; None for a retry, whose slot was decided before."""
+    if run.attempt > 1:
+        return None
+    reason = Reason.DUE
+    if run.cause is Cause.MANUAL:
+        reason = Reason.NEW_ROOT if "supersedes" in extra else Reason.MANUAL
+    elif run.cause is Cause.CATCH_UP:
+        reason = Reason.CATCH_UP
+    elif state.newest_slot is None and state.started == 0:
+        reason = Reason.FIRST_SIGHT
+    inputs = {"revision": job.revision, "level": state.level, "fence": run.fence, **extra}
+    return Decision(job.id, run.slot, Verdict.FIRED, reason, run.started_at, 1, 0, run.id, inputs)
+
+
+def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[JobState, Decision | None]:
+    """The open slot has nothing to run about: closed, up to date, backoff over."""
+    slot = state.slot
+    done = replace(_closed(state), newest_slot=_newest(state, slot), level=0)
+    done = _next_after_finish(job, done, now)
+    if slot is None or state.attempt:
+        return done, None
+    return done, Decision(job.id, slot, Verdict.SKIPPED, reason, now, 1, 0, "", inputs_of(state))
+
+
+def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState:
+    """Open `slot` by hand or for something new, in place of whatever slot was open."""
+    return replace(state, slot=slot, ready_at=now, attempt=0, cause=cause.value, open_digest="", held="")
+
+
+def manual_slot(state: JobState, now: Millis) -> Millis:
+    """A label off the grid for what somebody asked for, above every slot used so far (decision 2)."""
+    used = [s for s in (state.newest_slot, state.slot) if s is not None]
+    return max([now, *(s + 1 for s in used)])
+
+
+# -- a run ended ---------------------------------------------------------------------------------------------
+
+
+def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
+    """After a run: counters, the open slot, and when to go on."""
+    state = replace(state, runs=tuple(r for r in state.runs if r.id != run.id), last_finish=now)
+    state = replace(state, last_status=outcome.status.value)
+    mine = state.slot == run.slot
+    match outcome.status:
+        case Status.OK | Status.SKIPPED:
+            return _succeeded(job, state, run, outcome, now)
+        case Status.UNKNOWN:
+            return _unseen(job, state, run, outcome, now) if mine else _counted(state, outcome, unknown=1)
+        case _:
+            return _tried_and_failed(job, state, outcome, now) if mine else _counted(state, outcome, failed=1)
+
+
+def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
+    took = now - run.started_at
+    mean = state.mean_ms + (took - state.mean_ms) / (state.succeeded + 1)
+    state = replace(
+        state,
+        newest_slot=_newest(state, run.slot),
+        last_success=now,
+        succeeded=state.succeeded + 1,
+        mean_ms=round(mean, 3),
+        last_error="",
+        error_class="",
+        level=0,
+        held="",
+    )
+    if outcome.result:
+        state = replace(state, result=outcome.result)
+    if run.found is not None:
+        state = replace(state, found_id=run.found.id, found_digest=run.found.digest, covers=run.found.covers)
+    if state.slot == run.slot:
+        state = _closed(state)
+    return _next_after_finish(job, state, now)
+
+
+def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) -> JobState:
+    level = state.level + 1
+    bad = replace(_counted(state, outcome, failed=1), level=level)
+    wait = job.policy.retry.delay(bad.attempt, level, outcome.error or ErrorClass.UNKNOWN)
+    if wait is not None:
+        return replace(bad, ready_at=now + wait)
+    return _next_after_finish(job, replace(_closed(bad), newest_slot=_newest(bad, bad.slot)), now)
+
+
+def _unseen(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
+    after = _counted(state, outcome, unknown=1)
+    if job.policy.on_unknown is OnUnknown.HOLD:
+        return replace(after, held=run.id, ready_at=None)
+    return replace(after, ready_at=now)
+
+
+def _counted(state: JobState, outcome: Outcome, *, failed: int = 0, unknown: int = 0) -> JobState:
+    error = outcome.error.value if outcome.error else ""
+    return replace(
+        state,
+        failed=state.failed + failed,
+        unknown=state.unknown + unknown,
+        last_error=outcome.message[:500],
+        error_class=error,
+    )
+
+
+def never_began(state: JobState, run: Run, now: Millis) -> JobState:
+    """The intent was written, the process never started: the attempt does not count."""
+    runs = tuple(r for r in state.runs if r.id != run.id)
+    started = max(0, state.started - 1)
+    if state.slot != run.slot:
+        return replace(state, runs=runs, started=started)
+    return replace(state, runs=runs, started=started, attempt=max(0, state.attempt - 1), ready_at=now)
+
+
+def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:
+    """A person says what became of the held run: ok | failed | retry."""
+    free = replace(state, held="")
+    match verdict:
+        case "ok":
+            done = replace(_closed(free), newest_slot=_newest(free, free.slot), last_success=now, level=0)
+            return _next_after_finish(job, replace(done, found_digest=state.open_digest or state.found_digest), now)
+        case "failed":
+            failed = Outcome(Status.FAILED, ErrorClass.UNKNOWN, "resolved", "resolved as failed")
+            return _tried_and_failed(job, free, failed, now)
+        case _:
+            return replace(free, ready_at=now)
+
+
+def reset(state: JobState, now: Millis) -> JobState:
+    """Clear the backoff: the open slot may be tried at once."""
+    ready = now if state.slot is not None and not state.held else state.ready_at
+    return replace(state, level=0, ready_at=ready, last_error="", error_class="")
+
+
+def _closed(state: JobState) -> JobState:
+    return replace(state, slot=None, ready_at=None, attempt=0, cause="", open_digest="")
+
+
+def _newest(state: JobState, slot: Millis | None) -> Millis | None:
+    known = [s for s in (state.newest_slot, slot) if s is not None]
+    return max(known, default=None)
+
+
+def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
+    """Fixed-delay jobs learn their next slot only when a slot is closed; grids have it already."""
+    if isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH and state.slot is None:
+        return replace(state, upcoming=job.trigger.following(state.newest_slot, now))
+    return state
+
+
+# -- looking ahead -------------------------------------------------------------------------------------------
+
+
+def upcoming_slots(job: Job, state: JobState, now: Millis) -> Iterator[Next]:
+    """Planned slots from now on, were every run to succeed at once; endless for intervals."""
+    upcoming = state.upcoming if state.revision == job.revision else job.trigger.first(now)
+    while upcoming is not None:
+        yield upcoming
+        at = max(upcoming.due, now)
+        following = job.trigger.following(upcoming.slot, at)
+        upcoming = following

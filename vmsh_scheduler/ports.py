@@ -1,0 +1,173 @@
+"""Every seam of the program. Each has a local twin and, with its issue, a Redis one; one contract suite holds both."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmsh_scheduler.domain.action import Action
+from vmsh_scheduler.domain.decision import Decision, Note
+from vmsh_scheduler.domain.events import Event
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.run import Execution, Found, Nothing, Outcome, Recovery, Run
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
+
+Observer = Callable[[Event], None]
+"""Takes events as they happen; must not block and must not raise."""
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> Millis:
+        """Wall clock, UTC ms."""
+        ...
+
+    def elapsed(self) -> Millis:
+        """Time since boot in ms, sleep included (CLOCK_BOOTTIME); never steps."""
+        ...
+
+    async def sleep_until(self, when: Millis, wakeup: asyncio.Event) -> None:
+        """Return at wall instant `when`, when `wakeup` is set, or when the wall clock was stepped."""
+        ...
+
+
+class Executor(Protocol):
+    """Carries out one kind of action. Never raises for what the action does: a failure is an Outcome."""
+
+    async def run(self, job: Job, run: Run) -> Outcome:
+        """Start and wait; `job.policy.timeout` and cancellation both end the whole process group."""
+        ...
+
+    async def recover(self, job: Job, run: Run) -> Recovery:
+        """What is left of a run whose daemon died; never waits for it."""
+        ...
+
+    async def adopt(self, job: Job, run: Run) -> Outcome:
+        """Wait for a run that `recover` found RUNNING, under its original deadline."""
+        ...
+
+    async def probe(self, job: Job, run: Run) -> bool | None:
+        """Did an unknown run land? None = cannot say (no probe, or it would not answer)."""
+        ...
+
+    def forget(self, run: Run) -> None:
+        """The run is settled durably: its record may go."""
+        ...
+
+    def hurry(self) -> None:
+        """TERM everything now; the usual grace, then KILL."""
+        ...
+
+
+class Subjects(Protocol):
+    """Finds what a run is about. One seam for every source of roots."""
+
+    async def find(self, job: Job, state: JobState) -> Found | Nothing:
+        """Never raises; `Nothing(failed=True)` if looking failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic step of a job: its state after, and the journal rows that belong to it."""
+
+    job_id: str
+    state: JobState | None
+    """None: the job is gone, drop its state."""
+    decisions: tuple[Decision, ...] = ()
+    execution: Execution | None = None
+    notes: tuple[Note, ...] = ()
+
+
+class States(Protocol):
+    """Job states. A change is all or nothing, and acknowledged only when durable."""
+
+    def get(self, job_id: str) -> JobState | None:
+        """The newest state, acknowledged or not."""
+        ...
+
+    def all(self) -> Mapping[str, JobState]: ...
+
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+        """Write in order; return when on disk (`durable=False`: when handed to the kernel).
+
+        Raises StateWriteFailed: then nothing of it may be acknowledged; the states are unchanged."""
+        ...
+
+    async def close(self) -> None:
+        """Everything durable, a last snapshot written."""
+        ...
+
+
+class Journal(Protocol):
+    """Decisions, executions and notes, newest first; derived from applied changes, at most 1 s late."""
+
+    def decisions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Decision]: ...
+
+    def executions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Execution]: ...
+
+    def execution(self, run_id: str) -> Execution | None: ...
+
+    def notes(self, *, limit: int = 50) -> list[Note]: ...
+
+    def verify(self, job_id: str = "") -> list[str]:
+        """Re-derives every hash chain; one line per finding, empty = intact."""
+        ...
+
+
+class Agenda(Protocol):
+    """What comes due when, and what is ready to start."""
+
+    async def schedule(self, job_id: str, due: Millis) -> None:
+        """Look at the job at `due`; replaces an earlier entry of the same job."""
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """Neither due nor ready any more."""
+        ...
+
+    async def next_due(self) -> Millis | None: ...
+
+    async def due(self, now: Millis, limit: int) -> Sequence[str]:
+        """Take out the jobs whose time has come, in due order."""
+        ...
+
+    async def release(self, job_id: str, slot: Millis, priority: int) -> None:
+        """The job's open slot is ready; it waits for a permit. Lower priority number first, then older slot."""
+        ...
+
+    async def claim(self, limit: int) -> Sequence[str]:
+        """Take out up to `limit` ready jobs; each is this engine's until `ack`."""
+        ...
+
+    async def ack(self, job_id: str) -> None: ...
+
+    async def depth(self) -> int:
+        """How many wait for a permit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who leads, and the token that proves it: strictly rising over all holders, for ever."""
+
+    name: str
+    fence: int
+    until: Millis | None = None
+
+
+class Leases(Protocol):
+    """Exclusive right to schedule. Local: the state directory's flock."""
+
+    async def acquire(self, name: str) -> Lease | None:
+        """None: somebody else has it. The fence is max(previous + 1, now in ms), persisted (decision 33)."""
+        ...
+
+    async def renew(self, lease: Lease) -> bool: ...
+
+    async def release(self, lease: Lease) -> None: ...
+
+
+ActionKind = type[Action]
