@@ -1,7 +1,7 @@
 """Every seam of the program. Each has a local twin and, with its issue, a Redis one; one contract suite holds both."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,10 +90,12 @@ class States(Protocol):
 
     def all(self) -> Mapping[str, JobState]: ...
 
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
-        """Write in order; return when on disk (`durable=False`: when handed to the kernel).
+    def apply(self, changes: Sequence[Change], *, durable: bool = True) -> Awaitable[None]:
+        """Not a coroutine: `get` shows the new states as soon as this returns; await it for the acknowledgement
+        (on disk; `durable=False`: handed to the kernel).
 
-        Raises StateWriteFailed: then nothing of it may be acknowledged; the states are unchanged."""
+        Awaiting raises StateWriteFailed: nothing of it may be acknowledged, and `get` shows the last
+        acknowledged states again; every change applied after it fails too."""
         ...
 
     async def close(self) -> None:

@@ -12,11 +12,7 @@ from vmsh_scheduler.domain.trigger import Next
 
 Json = dict[str, Any]
 
-_PLAIN = tuple(
-    (f.name, f.default)
-    for f in fields(JobState)
-    if f.name not in {"upcoming", "runs", "pause", "result"}
-)
+_PLAIN = tuple((f.name, f.default) for f in fields(JobState) if f.name not in {"upcoming", "runs", "pause", "result"})
 
 
 def state_to_json(state: JobState) -> Json:
@@ -31,7 +27,12 @@ def state_to_json(state: JobState) -> Json:
     if state.runs:
         out["runs"] = [run_to_json(run) for run in state.runs]
     if state.pause is not None:
-        out["pause"] = {"at": state.pause.at, "until": state.pause.until, "note": state.pause.note, "by": state.pause.by}
+        out["pause"] = {
+            "at": state.pause.at,
+            "until": state.pause.until,
+            "note": state.pause.note,
+            "by": state.pause.by,
+        }
     if state.result:
         out["result"] = dict(state.result)
     return out

@@ -13,6 +13,8 @@ from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Interval, Millis, Next, Passed, Since
 
 CATCH_UP_LIMIT = 10
+CANCELLED = "cancelled"
+"""Outcome code of a run that this program ended itself (drain): tried again, not held against the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
         return clamp(job, state, now)
     if lost and isinstance(job.trigger, Interval):
         return replace(state, revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
-    closed = replace(state, slot=None, ready_at=None, attempt=0, cause="", level=0, open_digest="")
+    closed = state if state.runs else replace(_closed(state), level=0, held="")
     return replace(closed, revision=job.revision, upcoming=_planned_anew(job, state, now))
 
 
@@ -141,13 +143,9 @@ def _within_window(job: Job, state: JobState, passed: Passed) -> int:
     return min(passed.count, young, most)
 
 
-def _fire(
-    state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ...], upcoming: Next | None
-) -> Step:
+def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ...], upcoming: Next | None) -> Step:
     cause = Cause.CATCH_UP if before else Cause.SCHEDULE
-    opened = replace(
-        state, upcoming=upcoming, slot=slot, ready_at=now, attempt=0, cause=cause.value, open_digest=""
-    )
+    opened = reopen(replace(state, upcoming=upcoming), slot, now, cause)
     return Step(opened, before, start=True)
 
 
@@ -188,9 +186,7 @@ def _pause_over(state: JobState, now: Millis) -> JobState:
     return replace(state, pause=None)
 
 
-def _decision(
-    job: Job, state: JobState, passed: Passed, now: Millis, verdict: Verdict, reason: Reason
-) -> Decision:
+def _decision(job: Job, state: JobState, passed: Passed, now: Millis, verdict: Verdict, reason: Reason) -> Decision:
     step = passed.step if passed.count > 1 else 0
     return Decision(job.id, passed.newest, verdict, reason, now, passed.count, step, "", inputs_of(state))
 
@@ -233,7 +229,7 @@ def begin(state: JobState, run: Run) -> JobState:
         runs=(*state.runs, run),
         slot=run.slot,
         attempt=run.attempt,
-        cause=run.cause.value,
+        fired=True,
         open_digest=digest,
         started=state.started + 1,
         last_start=run.started_at,
@@ -241,8 +237,8 @@ def begin(state: JobState, run: Run) -> JobState:
 
 
 def fired(job: Job, state: JobState, run: Run, extra: dict[str, object]) -> Decision | None:
-    """The one decision of the slot that `run` serves; None for a retry, whose slot was decided before."""
-    if run.attempt > 1:
+    """The one decision of the slot that `run` serves; None if that was written with an earlier attempt."""
+    if state.fired:
         return None
     reason = Reason.DUE
     if run.cause is Cause.MANUAL:
@@ -260,14 +256,14 @@ def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[
     slot = state.slot
     done = replace(_closed(state), newest_slot=_newest(state, slot), level=0)
     done = _next_after_finish(job, done, now)
-    if slot is None or state.attempt:
+    if slot is None or state.fired:
         return done, None
     return done, Decision(job.id, slot, Verdict.SKIPPED, reason, now, 1, 0, "", inputs_of(state))
 
 
 def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState:
-    """Open `slot` by hand or for something new, in place of whatever slot was open."""
-    return replace(state, slot=slot, ready_at=now, attempt=0, cause=cause.value, open_digest="", held="")
+    """Open `slot`, in place of whatever slot was open."""
+    return replace(_closed(state), slot=slot, ready_at=now, cause=cause.value, held="")
 
 
 def manual_slot(state: JobState, now: Millis) -> Millis:
@@ -317,6 +313,8 @@ def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Milli
 
 
 def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) -> JobState:
+    if outcome.code == CANCELLED:
+        return replace(_counted(state, outcome, failed=1), ready_at=now)
     level = state.level + 1
     bad = replace(_counted(state, outcome, failed=1), level=level)
     wait = job.policy.retry.delay(bad.attempt, level, outcome.error or ErrorClass.UNKNOWN)
@@ -373,7 +371,7 @@ def reset(state: JobState, now: Millis) -> JobState:
 
 
 def _closed(state: JobState) -> JobState:
-    return replace(state, slot=None, ready_at=None, attempt=0, cause="", open_digest="")
+    return replace(state, slot=None, ready_at=None, attempt=0, cause="", fired=False, open_digest="")
 
 
 def _newest(state: JobState, slot: Millis | None) -> Millis | None:

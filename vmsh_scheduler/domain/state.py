@@ -33,6 +33,8 @@ class JobState:
     """Attempts begun for the open slot."""
     cause: str = ""
     """Why the open slot fired (domain.run.Cause)."""
+    fired: bool = False
+    """The open slot's decision is written: attempts after this one add none."""
     level: int = 0
     """Failures in a row, uncapped: backoff, health, gauge."""
     runs: tuple[Run, ...] = ()

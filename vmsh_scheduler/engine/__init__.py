@@ -1,0 +1,1 @@
+"""Keeps the agenda, decides, carries runs out, settles them. Keeps nothing a store could keep."""

@@ -1,0 +1,86 @@
+"""The jobs and their states as the engine works on them, and the one way a change is written."""
+
+from collections.abc import Sequence
+
+from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain.decision import Decision
+from vmsh_scheduler.domain.events import Decided, StateFailed, StateRestored
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.errors import StateWriteFailed
+from vmsh_scheduler.ports import Agenda, Change, Clock, Observer, States
+
+WRITE_RETRY: Millis = SECOND
+
+
+class Board:
+    """Shared by the parts of the engine. `opened` holds slots that were decided to fire and have not begun:
+    the store still shows them as due, so a crash loses nothing."""
+
+    def __init__(self, states: States, agenda: Agenda, clock: Clock, observer: Observer) -> None:
+        self.states = states
+        self.agenda = agenda
+        self.clock = clock
+        self.observer = observer
+        self.jobs: dict[str, Job] = {}
+        self.queued: set[str] = set()
+        self.opened: dict[str, JobState] = {}
+        self.write_error = ""
+
+    def state(self, job_id: str) -> JobState:
+        return self.opened.get(job_id) or self.states.get(job_id) or JobState()
+
+    async def commit(self, changes: Sequence[Change], *, durable: bool = True) -> bool:
+        """Apply at once, return when acknowledged; False = not written, nothing of it may be shown."""
+        try:
+            await self.states.apply(changes, durable=durable)
+        except StateWriteFailed as error:
+            self._failed(str(error))
+            return False
+        self._written(changes)
+        return True
+
+    async def reschedule(self, job_id: str) -> None:
+        """Put the job on the agenda for the next time it has to be looked at."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            await self.agenda.cancel(job_id)
+            return
+        due = plan.next_due(job, self.state(job_id), queued=job_id in self.queued)
+        if due is not None:
+            await self.agenda.schedule(job_id, due)
+
+    async def postpone(self, job_id: str) -> None:
+        """Nothing can be written now: look again a little later."""
+        self.unqueue(job_id)
+        await self.agenda.schedule(job_id, self.clock.now() + WRITE_RETRY)
+
+    async def release(self, job: Job, state: JobState) -> None:
+        """The open slot of `job` waits for a permit from now on."""
+        self.opened[job.id] = state
+        self.queued.add(job.id)
+        await self.agenda.release(job.id, state.slot or 0, job.policy.priority)
+
+    def unqueue(self, job_id: str) -> JobState:
+        """The job waits no longer; its state with the open slot."""
+        self.queued.discard(job_id)
+        opened = self.opened.pop(job_id, None)
+        return opened or self.state(job_id)
+
+    def _failed(self, error: str) -> None:
+        self.write_error = error
+        self.observer(StateFailed(self.clock.now(), error))
+
+    def _written(self, changes: Sequence[Change]) -> None:
+        if self.write_error:
+            self.write_error = ""
+            self.observer(StateRestored(self.clock.now()))
+        for change in changes:
+            for decision in change.decisions:
+                self._tell(decision)
+
+    def _tell(self, decision: Decision) -> None:
+        job = self.jobs.get(decision.job_id)
+        if job is not None:
+            self.observer(Decided(job, decision))

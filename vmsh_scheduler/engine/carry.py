@@ -1,0 +1,218 @@
+"""One run from its permit to its settled state: find, intend, execute, settle; and the same after a crash."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain.action import Action
+from vmsh_scheduler.domain.decision import Note, Reason
+from vmsh_scheduler.domain.events import Finished, Started
+from vmsh_scheduler.domain.job import Job, OnUnknown
+from vmsh_scheduler.domain.retry import ErrorClass
+from vmsh_scheduler.domain.run import Cause, Execution, Found, Nothing, Outcome, Run, Status, Trace
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.engine.board import WRITE_RETRY, Board
+from vmsh_scheduler.ports import Change, Executor, Subjects
+
+RESOURCES = "resources"
+"""Outcome code for a start refused by the machine (EAGAIN, EMFILE): retried, never counted (decision 15)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who runs: goes into every run."""
+
+    fence: int
+    boot_id: str = ""
+    worker: str = ""
+    config_hash: str = ""
+
+
+class Carrier:
+    """Carries runs out. Every write comes before what it allows: intent before start, outcome before word."""
+
+    def __init__(
+        self, board: Board, executors: Mapping[type[Action], Executor], subjects: Subjects, identity: Identity
+    ) -> None:
+        self.board = board
+        self.executors = executors
+        self.subjects = subjects
+        self.identity = identity
+        self._count = 0
+
+    async def carry(self, job: Job) -> None:
+        """The job has a permit: run its open slot once, or say why there is nothing to run."""
+        executor = self.executors.get(type(job.action))
+        if executor is None:
+            await self._close(job, Nothing(Reason.NOT_CONFIGURED.value))
+            return
+        found = None
+        if job.subject is not None:
+            looked = await self.subjects.find(job, self.board.state(job.id))
+            if isinstance(looked, Nothing):
+                await self._nothing(job, looked)
+                return
+            if plan.unchanged(job, self.board.state(job.id), looked):
+                await self._close(job, Nothing(Reason.UNCHANGED.value))
+                return
+            found = looked
+        run = await self._begin(job, found)
+        if run is not None:
+            await self._execute(job, run, executor)
+
+    async def recover(self, job: Job, run: Run) -> None:
+        """Find out what became of a run that was open when the last daemon died, and settle it (decision 9)."""
+        executor = self.executors.get(type(job.action))
+        if executor is None:
+            return
+        recovery = await executor.recover(job, run)
+        match recovery.trace:
+            case Trace.NEVER_BEGAN:
+                await self._never_began(job, run)
+            case Trace.RUNNING:
+                await self._settle(job, run, await executor.adopt(job, run), executor)
+            case Trace.FINISHED if recovery.outcome is not None:
+                await self._settle(job, run, recovery.outcome, executor)
+            case _:
+                await self._unknown(job, run, executor)
+
+    async def _unknown(self, job: Job, run: Run, executor: Executor) -> None:
+        landed = await executor.probe(job, run)
+        if landed is False:
+            await self._never_began(job, run)
+            return
+        if landed:
+            outcome = Outcome(Status.OK, code="probed", message="the probe says it happened", flags=("probed",))
+        else:
+            outcome = Outcome(Status.UNKNOWN, code="lost", message="the daemon died and nobody saw how this run ended")
+        await self._settle(job, run, outcome, executor)
+
+    async def _begin(self, job: Job, found: Found | None) -> Run | None:
+        """Write the intent; None = it could not be written, so nothing may start."""
+        state = self.board.unqueue(job.id)
+        now = self.board.clock.now()
+        state, superseded = self._supersede(job, state, found, now)
+        run = self._mint(job, state, found, now)
+        decision = plan.fired(job, state, run, self._inputs(state, now, superseded))
+        change = Change(
+            job.id,
+            plan.begin(state, run),
+            () if decision is None else (decision,),
+            notes=() if superseded is None else (superseded,),
+        )
+        durable = job.policy.crash_exact or job.policy.on_unknown is OnUnknown.HOLD
+        if not await self.board.commit([change], durable=durable):
+            await self.board.postpone(job.id)
+            return None
+        await self.board.reschedule(job.id)
+        self.board.observer(Started(job, run, max(0, now - (state.ready_at or now))))
+        return run
+
+    def _supersede(self, job: Job, state: JobState, found: Found | None, now: Millis) -> tuple[JobState, Note | None]:
+        """A retry that finds something new gives its slot up: another root never shares an idempotency key."""
+        if not plan.replaces(state, found):
+            return state, None
+        note = Note("superseded", now, job.id, {"slot": state.slot, "attempts": state.attempt})
+        return plan.reopen(state, plan.manual_slot(state, now), now, Cause.MANUAL), note
+
+    def _mint(self, job: Job, state: JobState, found: Found | None, now: Millis) -> Run:
+        self._count += 1
+        attempt = plan.attempt_of(state)
+        return Run(
+            id=f"{self.identity.fence:x}-{self._count:x}",
+            job_id=job.id,
+            slot=state.slot if state.slot is not None else now,
+            cause=Cause.RETRY if attempt > 1 else Cause(state.cause or Cause.SCHEDULE.value),
+            attempt=attempt,
+            fence=self.identity.fence,
+            started_at=now,
+            deadline=now + job.policy.timeout,
+            boot_id=self.identity.boot_id,
+            found=found,
+            previous=state.last_status if attempt > 1 else "",
+        )
+
+    def _inputs(self, state: JobState, now: Millis, superseded: Note | None) -> dict[str, object]:
+        inputs: dict[str, object] = {"late_ms": max(0, now - (state.slot or now))}
+        if self.identity.config_hash:
+            inputs["config"] = self.identity.config_hash
+        if superseded is not None:
+            inputs["supersedes"] = superseded.details["slot"]
+        return inputs
+
+    async def _execute(self, job: Job, run: Run, executor: Executor) -> None:
+        outcome = await executor.run(job, run)
+        if outcome.code == RESOURCES:
+            await self._never_began(job, run, wait=SECOND)
+        else:
+            await self._settle(job, run, outcome, executor)
+
+    async def _settle(self, job: Job, run: Run, outcome: Outcome, executor: Executor) -> None:
+        """Written first, said afterwards; a disk that refuses is asked again until it takes it."""
+        while True:
+            job = self.board.jobs.get(job.id, job)
+            now = self.board.clock.now()
+            state = plan.settle(job, self.board.state(job.id), run, outcome, now)
+            delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
+            execution = Execution(run, outcome, now, self.identity.worker, delay)
+            if await self._commit_over(job, Change(job.id, state, execution=execution)):
+                break
+            await asyncio.sleep(WRITE_RETRY / SECOND)
+        executor.forget(run)
+        self.board.observer(Finished(job, execution, state, state.ready_at))
+        await self.board.reschedule(job.id)
+
+    async def _never_began(self, job: Job, run: Run, wait: Millis = 0) -> None:
+        while True:
+            now = self.board.clock.now()
+            state = plan.never_began(self.board.state(job.id), run, now + wait)
+            note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
+            if await self._commit_over(job, Change(job.id, state, notes=(note,))):
+                break
+            await asyncio.sleep(WRITE_RETRY / SECOND)
+        executor = self.executors.get(type(job.action))
+        if executor is not None:
+            executor.forget(run)
+        await self.board.reschedule(job.id)
+
+    async def _commit_over(self, job: Job, change: Change) -> bool:
+        """Commit a change computed from the newest state, opened slot included."""
+        opened = self.board.opened.get(job.id)
+        if opened is None or change.state is None:
+            return await self.board.commit([change])
+        self.board.opened[job.id] = change.state
+        if await self.board.commit([change]):
+            return True
+        self.board.opened[job.id] = opened
+        return False
+
+    async def _nothing(self, job: Job, nothing: Nothing) -> None:
+        if nothing.failed:
+            await self._could_not_look(job, nothing)
+        else:
+            await self._close(job, nothing)
+
+    async def _could_not_look(self, job: Job, nothing: Nothing) -> None:
+        """Looking failed (a seal, a directory): a failed attempt with backoff, so that it is seen."""
+        run = await self._begin(job, None)
+        if run is None:
+            return
+        executor = self.executors[type(job.action)]
+        outcome = Outcome(Status.FAILED, ErrorClass.VALIDATION, nothing.reason, nothing.message)
+        await self._settle(job, run, outcome, executor)
+
+    async def _close(self, job: Job, nothing: Nothing) -> None:
+        now = self.board.clock.now()
+        opened = self.board.unqueue(job.id)
+        state, decision = plan.close_slot(job, opened, Reason(nothing.reason), now)
+        change = Change(job.id, state, () if decision is None else (decision,))
+        if await self.board.commit([change]):
+            await self.board.reschedule(job.id)
+        else:
+            await self.board.postpone(job.id)
+
+    def rename(self, config_hash: str) -> None:
+        """A new configuration is in force; its hash goes into every decision from now on."""
+        self.identity = replace(self.identity, config_hash=config_hash)

@@ -1,0 +1,297 @@
+"""One engine, three ways in: `tick` once, `run` until told to stop, and whoever calls `tick` from outside."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+
+from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain.action import Action
+from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.engine.board import Board
+from vmsh_scheduler.engine.carry import Carrier, Identity
+from vmsh_scheduler.engine.lanes import Lanes
+from vmsh_scheduler.ports import Agenda, Change, Clock, Executor, Observer, States, Subjects
+
+SLICE = 200
+"""Jobs handled between two looks at the rest of the world."""
+DUE_AT_ONCE = 64
+STEP_NOTICED: Millis = SECOND
+SANE_CLOCK: Millis = 1_577_836_800_000
+"""2020-01-01: before that the clock is not set, and nothing starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What an engine works on; two engines over one set fire each slot once."""
+
+    states: States
+    agenda: Agenda
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of one engine."""
+
+    concurrency: int = 8
+    nap: Millis = 10 * SECOND
+    """The longest sleep, and the heartbeat behind lastTick."""
+
+
+class Engine:
+    """Owns the loop. Policy is in domain.plan, one run is carry.Carrier's, writing is board.Board's."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        executors: Mapping[type[Action], Executor],
+        subjects: Subjects,
+        clock: Clock,
+        observer: Observer,
+        *,
+        identity: Identity,
+        bounds: Bounds,
+    ) -> None:
+        self.board = Board(stores.states, stores.agenda, clock, observer)
+        self.carrier = Carrier(self.board, executors, subjects, identity)
+        self.executors = executors
+        self.clock = clock
+        self.observer = observer
+        self.bounds = bounds
+        self.wakeup = asyncio.Event()
+        self.last_tick: Millis = 0
+        self.stopping = False
+        self._lanes = Lanes()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._recovering: set[str] = set()
+        self._fault: BaseException | None = None
+        self._skew = clock.now() - clock.elapsed()
+
+    @property
+    def running(self) -> int:
+        """Runs (and looks for something to run about) in progress."""
+        return len(self._tasks)
+
+    # -- the job set ---------------------------------------------------------------------------------------
+
+    async def sync(self, jobs: Mapping[str, Job], config_hash: str, *, lost: bool = False) -> Synced:
+        """Another job set is in force. Unchanged jobs keep plan and backoff, removed ones start no more."""
+        old = self.board.jobs
+        removed = tuple(id for id in old if id not in jobs)
+        added = tuple(id for id in jobs if id not in old)
+        changed = tuple(id for id, job in jobs.items() if id in old and old[id] != job)
+        self.carrier.rename(config_hash)
+        for job_id in removed:
+            self.board.unqueue(job_id)
+            await self.board.agenda.cancel(job_id)
+        self.board.jobs = {id: old[id] if id in old and old[id] == job else job for id, job in jobs.items()}
+        touched = (*added, *changed)
+        for start in range(0, len(touched), SLICE):
+            await self._admit(touched[start : start + SLICE], lost=lost)
+            await asyncio.sleep(0)
+        self.wakeup.set()
+        synced = Synced(self.clock.now(), config_hash, added, changed, removed)
+        self.observer(synced)
+        return synced
+
+    async def _admit(self, ids: Sequence[str], *, lost: bool) -> None:
+        now = self.clock.now()
+        changes: list[Change] = []
+        for job_id in ids:
+            job = self.board.jobs.get(job_id)
+            if job is None:
+                continue
+            before = self.board.state(job_id)
+            state = plan.admit(job, before, now, lost=lost)
+            if job_id in self.board.opened:
+                await self.board.agenda.cancel(job_id)
+                self.board.unqueue(job_id)
+            if state != before:
+                changes.append(Change(job_id, state))
+        if changes:
+            await self.board.commit(changes, durable=False)
+        for job_id in ids:
+            await self.board.reschedule(job_id)
+
+    # -- recovery ------------------------------------------------------------------------------------------
+
+    async def recover(self) -> Recovered:
+        """Settle every run that was open when the last engine over these stores died; running ones are adopted."""
+        open_runs = [
+            (job, run)
+            for job_id, job in self.board.jobs.items()
+            for run in self.board.state(job_id).runs
+            if run.id not in self._recovering
+        ]
+        before = {job.id: self.board.state(job.id) for job, _ in open_runs}
+        tasks = [self._recover(job, run) for job, run in open_runs]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        report = self._recovered(open_runs, before)
+        if open_runs:
+            self.observer(report)
+        return report
+
+    def _recover(self, job: Job, run: Run) -> asyncio.Task[None]:
+        self._recovering.add(run.id)
+        self._lanes.enter(job.lane, job.id)
+        return self._task(self.carrier.recover(job, run), job)
+
+    def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
+        adopted = never = unknown = finished = 0
+        for job, run in runs:
+            state = self.board.state(job.id)
+            was = before[job.id]
+            if any(r.id == run.id for r in state.runs):
+                adopted += 1
+            elif state.unknown > getattr(was, "unknown", 0):
+                unknown += 1
+            elif state.started < getattr(was, "started", 0):
+                never += 1
+            else:
+                finished += 1
+        return Recovered(self.clock.now(), finished, never, adopted, unknown)
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tick whenever something is due, until `stop`; `drain` afterwards."""
+        while not stop.is_set():
+            self.wakeup.clear()
+            await self.tick()
+            if stop.is_set():
+                break
+            ceiling = self.clock.now() + self.bounds.nap
+            due = await self.board.agenda.next_due()
+            await self.clock.sleep_until(ceiling if due is None else min(due, ceiling), self.wakeup)
+
+    async def tick(self) -> int:
+        """Decide everything that is due, start what fits; returns how many runs were started."""
+        if self._fault is not None:
+            raise self._fault
+        now = self.clock.now()
+        started = 0
+        if now >= SANE_CLOCK:
+            await self._notice_clock_step(now)
+            started = await self._decide_all(now)
+        self.last_tick = now
+        self.observer(Ticked(now, started, len(self.board.queued), len(self._tasks)))
+        return started
+
+    async def until_idle(self) -> None:
+        """Wait until nothing runs and nothing that is due waits for a permit (one-shot ticks)."""
+        while self._tasks:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._pump()
+
+    async def drain(self, limit: Millis) -> bool:
+        """Start nothing more, wait for what runs up to `limit`, then hurry; True = nothing had to be hurried."""
+        self.stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=limit / SECOND)
+        if not self._tasks:
+            return True
+        self.hurry()
+        await asyncio.wait(self._tasks)
+        return False
+
+    def hurry(self) -> None:
+        """End every run now."""
+        for executor in self.executors.values():
+            executor.hurry()
+
+    def wake(self) -> None:
+        self.wakeup.set()
+
+    async def _decide_all(self, now: Millis) -> int:
+        started = await self._pump()
+        while ids := await self.board.agenda.due(now, DUE_AT_ONCE):
+            await self._decide(ids, now)
+            started += await self._pump()
+            await asyncio.sleep(0)
+        return started
+
+    async def _decide(self, ids: Sequence[str], now: Millis) -> None:
+        for job_id in ids:
+            job = self.board.jobs.get(job_id)
+            if job is not None:
+                await self._decide_one(job, now)
+
+    async def _decide_one(self, job: Job, now: Millis) -> None:
+        queued = job.id in self.board.queued
+        step = plan.decide(job, self.board.state(job.id), now, queued=queued, stopping=self.stopping)
+        if step.decisions and not await self._write_down(job, step, queued=queued):
+            await self.board.agenda.schedule(job.id, now + SECOND)
+            return
+        if step.start:
+            await self.board.release(job, step.state)
+        await self.board.reschedule(job.id)
+
+    async def _write_down(self, job: Job, step: plan.Step, *, queued: bool) -> bool:
+        """Slots that did not fire are journaled; the state goes along, opened slot and all."""
+        before = self.board.opened.get(job.id)
+        if queued:
+            self.board.opened[job.id] = step.state
+        if await self.board.commit([Change(job.id, step.state, step.decisions)], durable=False):
+            return True
+        if before is not None:
+            self.board.opened[job.id] = before
+        return False
+
+    async def _pump(self) -> int:
+        """Give free permits to what is ready."""
+        free = self.bounds.concurrency - len(self._tasks)
+        if free <= 0 or self.stopping:
+            return 0
+        started = 0
+        for job_id in await self.board.agenda.claim(free):
+            job = self.board.jobs.get(job_id)
+            if job is not None and job_id in self.board.queued:
+                started += self._start(job)
+        return started
+
+    def _start(self, job: Job) -> int:
+        if not self._lanes.enter(job.lane, job.id):
+            return 0
+        self._task(self._carry(job), job)
+        return 1
+
+    async def _carry(self, job: Job) -> None:
+        await self.carrier.carry(job)
+        await self.board.agenda.ack(job.id)
+
+    def _task(self, work: Coroutine[None, None, None], job: Job) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._over(done, job))
+        return task
+
+    def _over(self, task: asyncio.Task[None], job: Job) -> None:
+        """A permit and a lane are free again. An exception here is a defect of ours: the engine stops loudly."""
+        self._tasks.discard(task)
+        following = self.board.jobs.get(self._lanes.leave(job.lane) or "")
+        if following is not None and following.id in self.board.queued and not self.stopping:
+            self._start(following)
+        if not task.cancelled() and task.exception() is not None:
+            self._fault = task.exception()
+        self.wakeup.set()
+
+    # -- clock ---------------------------------------------------------------------------------------------
+
+    async def _notice_clock_step(self, now: Millis) -> None:
+        """The wall clock moved against elapsed time: plan every job anew within its own period (decision 2)."""
+        skew = now - self.clock.elapsed()
+        by, self._skew = skew - self._skew, skew
+        if abs(by) < STEP_NOTICED:
+            return
+        self.observer(ClockStepped(now, by))
+        for job in list(self.board.jobs.values()):
+            state = self.board.state(job.id)
+            clamped = plan.clamp(job, state, now)
+            if clamped != state and job.id not in self.board.opened:
+                note = Note("clock_step", now, job.id, {"by_ms": by})
+                await self.board.commit([Change(job.id, clamped, notes=(note,))], durable=False)
+            await self.board.reschedule(job.id)
