@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`. No root needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fix bench soak clean
+
+help: ## List what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; } \
+	  || { echo "cannot make a virtual environment: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(STAMP) ## Set up, then start the daemon on config/
+	@exec $(BIN)/vmsh-scheduler run
+
+test: $(STAMP) check ## Set up, then everything CI runs
+	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m tests.coverage_gate
+
+check: $(STAMP) ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -3
+
+fix: $(STAMP) ## Format and mend what a tool can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure beside floors and peers (never pass/fail)
+	@$(BIN)/python -m bench $(ARGS)
+
+soak: $(STAMP) ## The long versions of the fault tests
+	@$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
+
+clean: ## Remove what make made
+	@rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache
