@@ -1,7 +1,7 @@
 """Every seam of the program. Each has a local twin and, with its issue, a Redis one; one contract suite holds both."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,12 +90,12 @@ class States(Protocol):
 
     def all(self) -> Mapping[str, JobState]: ...
 
-    def apply(self, changes: Sequence[Change], *, durable: bool = True) -> Awaitable[None]:
-        """Not a coroutine: `get` shows the new states as soon as this returns; await it for the acknowledgement
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+        """`get` shows the new states before this first yields to the loop; it returns with the acknowledgement
         (on disk; `durable=False`: handed to the kernel).
 
-        Awaiting raises StateWriteFailed: nothing of it may be acknowledged, and `get` shows the last
-        acknowledged states again; every change applied after it fails too."""
+        Raises StateWriteFailed: nothing of it may be acknowledged, `get` shows the last acknowledged states again,
+        and every change applied after it fails too."""
         ...
 
     async def close(self) -> None:

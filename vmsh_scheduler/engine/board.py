@@ -53,7 +53,6 @@ class Board:
 
     async def postpone(self, job_id: str) -> None:
         """Nothing can be written now: look again a little later."""
-        self.unqueue(job_id)
         await self.agenda.schedule(job_id, self.clock.now() + WRITE_RETRY)
 
     async def release(self, job: Job, state: JobState) -> None:
@@ -62,11 +61,18 @@ class Board:
         self.queued.add(job.id)
         await self.agenda.release(job.id, state.slot or 0, job.policy.priority)
 
-    def unqueue(self, job_id: str) -> JobState:
-        """The job waits no longer; its state with the open slot."""
+    async def take(self, job_id: str) -> JobState | None:
+        """The job has its permit and waits no longer: its state with the open slot; None = withdrawn meanwhile."""
+        await self.agenda.ack(job_id)
         self.queued.discard(job_id)
-        opened = self.opened.pop(job_id, None)
-        return opened or self.state(job_id)
+        return self.opened.pop(job_id, None)
+
+    async def withdraw(self, job_id: str) -> None:
+        """The job shall not start after all; what the store says of it holds again."""
+        await self.agenda.cancel(job_id)
+        await self.agenda.ack(job_id)
+        self.queued.discard(job_id)
+        self.opened.pop(job_id, None)
 
     def _failed(self, error: str) -> None:
         self.write_error = error

@@ -90,8 +90,10 @@ class Carrier:
         await self._settle(job, run, outcome, executor)
 
     async def _begin(self, job: Job, found: Found | None) -> Run | None:
-        """Write the intent; None = it could not be written, so nothing may start."""
-        state = self.board.unqueue(job.id)
+        """Write the intent; None = withdrawn, or it could not be written: nothing may start."""
+        state = await self.board.take(job.id)
+        if state is None:
+            return None
         now = self.board.clock.now()
         state, superseded = self._supersede(job, state, found, now)
         run = self._mint(job, state, found, now)
@@ -204,8 +206,10 @@ class Carrier:
         await self._settle(job, run, outcome, executor)
 
     async def _close(self, job: Job, nothing: Nothing) -> None:
+        opened = await self.board.take(job.id)
+        if opened is None:
+            return
         now = self.board.clock.now()
-        opened = self.board.unqueue(job.id)
         state, decision = plan.close_slot(job, opened, Reason(nothing.reason), now)
         change = Change(job.id, state, () if decision is None else (decision,))
         if await self.board.commit([change]):

@@ -72,9 +72,7 @@ class Control:
 
     async def _write(self, job: Job, state: JobState, note: Note) -> None:
         """The job leaves the queue first: it is decided anew with what was just said."""
-        if job.id in self._board.queued:
-            await self._board.agenda.cancel(job.id)
-            self._board.unqueue(job.id)
+        await self._board.withdraw(job.id)
         if not await self._board.commit([Change(job.id, state, notes=(note,))]):
             raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
         await self._board.reschedule(job.id)

@@ -85,8 +85,7 @@ class Engine:
         changed = tuple(id for id, job in jobs.items() if id in old and old[id] != job)
         self.carrier.rename(config_hash)
         for job_id in removed:
-            self.board.unqueue(job_id)
-            await self.board.agenda.cancel(job_id)
+            await self.board.withdraw(job_id)
         self.board.jobs = {id: old[id] if id in old and old[id] == job else job for id, job in jobs.items()}
         touched = (*added, *changed)
         for start in range(0, len(touched), SLICE):
@@ -104,11 +103,9 @@ class Engine:
             job = self.board.jobs.get(job_id)
             if job is None:
                 continue
+            await self.board.withdraw(job_id)
             before = self.board.state(job_id)
             state = plan.admit(job, before, now, lost=lost)
-            if job_id in self.board.opened:
-                await self.board.agenda.cancel(job_id)
-                self.board.unqueue(job_id)
             if state != before:
                 changes.append(Change(job_id, state))
         if changes:
@@ -249,19 +246,17 @@ class Engine:
         started = 0
         for job_id in await self.board.agenda.claim(free):
             job = self.board.jobs.get(job_id)
-            if job is not None and job_id in self.board.queued:
+            if job is None or job_id not in self.board.queued:
+                await self.board.agenda.ack(job_id)
+            else:
                 started += self._start(job)
         return started
 
     def _start(self, job: Job) -> int:
         if not self._lanes.enter(job.lane, job.id):
             return 0
-        self._task(self._carry(job), job)
+        self._task(self.carrier.carry(job), job)
         return 1
-
-    async def _carry(self, job: Job) -> None:
-        await self.carrier.carry(job)
-        await self.board.agenda.ack(job.id)
 
     def _task(self, work: Coroutine[None, None, None], job: Job) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,0 +1,175 @@
+"""Results -> tables for people or JSON for programs. No logic: what is shown was decided elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Json = Mapping[str, Any]
+
+COLOURS = {
+    "ok": "green",
+    "healthy": "green",
+    "fired": "green",
+    "running": "cyan",
+    "waiting": "cyan",
+    "backing_off": "yellow",
+    "degraded": "yellow",
+    "deferred": "yellow",
+    "skipped": "yellow",
+    "superseded": "yellow",
+    "paused": "magenta",
+    "off": "dim",
+    "held": "red",
+    "failed": "red",
+    "missed": "red",
+    "unknown": "red",
+    "unhealthy": "red",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Colour only for terminals and never against NO_COLOR / VMSH_NO_COLOR; wide when piped."""
+    plain = bool(os.environ.get("NO_COLOR") or os.environ.get("VMSH_NO_COLOR") or os.environ.get("TERM") == "dumb")
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 200
+    return Console(stderr=stderr, no_color=plain or None, width=width, highlight=False, soft_wrap=False)
+
+
+def as_json(data: object) -> None:
+    """One document on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def instant(ms: int | None) -> str:
+    if ms is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+
+
+def span(ms: float) -> str:
+    """Two units at most: `1m 29s`, `3.2s`."""
+    seconds = abs(ms) / 1000
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    for unit, size, part, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            return f"{whole}{unit} {rest // small}{part}" if rest // small else f"{whole}{unit}"
+    return f"{int(seconds)}s"
+
+
+def ago(ms: int | None, now: int) -> str:
+    return "never" if ms is None else f"{span(now - ms)} ago"
+
+
+def ahead(ms: int | None, now: int) -> str:
+    if ms is None:
+        return "-"
+    return "now" if ms <= now else f"in {span(ms - now)}"
+
+
+def coloured(word: str) -> Text:
+    return Text(word, style=COLOURS.get(word, ""))
+
+
+def table(title: str, *columns: str) -> Table:
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def status(view: Json) -> RenderableType:
+    now = int(view["now"])
+    head = Text.assemble(
+        "vmsh-scheduler ",
+        (view["status"], COLOURS.get(view["status"], "")),
+        f", {view['source']}",
+        f", config {view['config_hash'][:12] or 'none'}",
+    )
+    rows = table("", "job", "target", "condition", "last success", "next", "runs", "backoff", "remark")
+    for job in view["jobs"]:
+        rows.add_row(
+            job["job"],
+            job.get("target", "-"),
+            coloured(job["condition"]),
+            ago(job["last_success"], now),
+            ahead(job["next"], now),
+            f"{job['succeeded']}/{job['started']}",
+            str(job["backoff"]),
+            job["last_error"] or ("" if job["condition"] in ("ok", "waiting") else job["why"]),
+        )
+    notes = [Text(line, style="yellow") for line in view["findings"]]
+    return Group(head, *notes, rows)
+
+
+def upcoming(rows: Sequence[Json], now: int) -> RenderableType:
+    made = table("", "at", "", "job", "slot", "reason")
+    for row in rows:
+        made.add_row(instant(row["at"]), ahead(row["at"], now), row["job"], instant(row["slot"]), row["reason"])
+    return made
+
+
+def why(view: Json, now: int) -> RenderableType:
+    answer = {"will": "will run", "will_not": "will not run", "did": "did run", "did_not": "did not run"}
+    verdict = answer.get(view["verdict"], view["verdict"].replace("_", " "))
+    when = f" ({instant(view['at'])}, {ahead(view['at'], now)})" if view["at"] and view["at"] > now else ""
+    lines = [Text.assemble((view["job_id"], "bold"), f" {verdict}{when}: {view['text']}")]
+    if view["slot"] is not None:
+        lines.append(Text(f"slot: {instant(view['slot'])}"))
+    if view["remedy"]:
+        lines.append(Text(f"to change that: {view['remedy']}"))
+    return Group(*lines)
+
+
+def history(view: Json) -> RenderableType:
+    decisions = table("decisions", "at", "job", "slot", "verdict", "reason", "slots", "run")
+    for row in view["decisions"]:
+        decisions.add_row(
+            instant(row["at"]),
+            row["job"],
+            instant(row["slot"]),
+            coloured(row["verdict"]),
+            row["reason"],
+            str(row.get("count", 1)),
+            row.get("run", ""),
+        )
+    executions = table("executions", "finished", "run", "job", "attempt", "status", "took", "message")
+    for row in view["executions"]:
+        run, outcome = row["run"], row["outcome"]
+        executions.add_row(
+            instant(row["finished_at"]),
+            run["id"],
+            run["job"],
+            str(run["attempt"]),
+            coloured(outcome["status"]),
+            span(row["finished_at"] - run["started_at"]),
+            outcome.get("message", ""),
+        )
+    return Group(decisions, Text(), executions)
+
+
+def report(rows: Sequence[Json]) -> RenderableType:
+    """Rows of `verify` and `doctor`: what, whether it holds, why not."""
+    made = table("", "", "what", "kind", "detail")
+    for row in rows:
+        mark = Text("ok", style="green") if row["ok"] else Text("FAILED", style="bold red")
+        made.add_row(mark, str(row["subject"]), str(row["kind"]), str(row["detail"]))
+    return made
+
+
+def settings(rows: Sequence[Json]) -> RenderableType:
+    made = table("", "setting", "value", "origin")
+    for row in rows:
+        made.add_row(row["name"], str(row["value"]), row["origin"])
+    return made
