@@ -1,0 +1,239 @@
+"""scheduler.db: exactly the logged rows, provably untouched, and never in the way of scheduling."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.contract.world import NOW, FixedClock, decision, execution
+from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import DAY, HOUR
+from vmsh_scheduler.errors import StateUnreadable
+from vmsh_scheduler.ports import Change
+from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.directory import open_directory
+from vmsh_scheduler.stores.local.journal import JournalReader
+from vmsh_scheduler.stores.local.records import Position
+from vmsh_scheduler.stores.local.store import LocalStore, open_store
+
+
+def reader(tmp_path: Path) -> JournalReader:
+    return JournalReader(open_directory(tmp_path / "scheduler.json", create=False))
+
+
+def edit(tmp_path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(tmp_path / "scheduler.db")
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+async def fill(store: LocalStore, numbers: Sequence[int], job_id: str = "a/b") -> None:
+    for n in numbers:
+        note = Note("resume", NOW + n, job_id)
+        await store.states.apply([Change(job_id, JobState(), (decision(job_id, n),), execution(job_id, n), (note,))])
+
+
+async def filled(tmp_path: Path, count: int = 10) -> None:
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, range(count))
+    await store.close()
+
+
+async def test_rows_arrive_within_a_second_by_themselves(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, range(5))
+    deadline = time.monotonic() + 10
+    beside = reader(tmp_path)
+    while len(beside.decisions()) < 5 and time.monotonic() < deadline:
+        pass
+    assert len(beside.executions()) == 5
+    assert store.journal.trouble == ""
+    await store.close()
+
+
+async def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
+    beside = reader(tmp_path)
+    assert (beside.decisions(), beside.notes(), beside.execution("x"), beside.verify()) == ([], [], None, [])
+
+
+TAMPERINGS: list[tuple[str, list[str], str]] = [
+    ("edit", ["UPDATE entries SET body = replace(body, 'due', 'cat') WHERE seq = 7"], "row 7 was edited"),
+    ("kind", ["UPDATE entries SET kind = 'note' WHERE seq = 4"], "row 4 was edited"),
+    ("gap", ["DELETE FROM entries WHERE seq IN (5, 6)"], "rows 5 to 6 are missing"),
+    ("head", ["DELETE FROM entries WHERE seq <= 3"], "rows 1 to 3 are missing"),
+    (
+        "tail",
+        ["DELETE FROM entries WHERE seq > 25"],
+        "the chain ends at row 25, but the journal says it stands at row 30",
+    ),
+    ("all", ["DELETE FROM entries"], "the chain ends at row 0"),
+    ("no head", ["DELETE FROM heads"], "stands nowhere"),
+    (
+        "swap",
+        [
+            "UPDATE entries SET seq = 100 WHERE seq = 3",
+            "UPDATE entries SET seq = 3 WHERE seq = 4",
+            "UPDATE entries SET seq = 4 WHERE seq = 100",
+        ],
+        "row 3 does not follow row 2",
+    ),
+    ("forged segment", ["INSERT INTO segments VALUES('a/b', 5, 9, '', '', 0)"], "pruned rows 5 to 9 does not fit"),
+]
+
+
+@pytest.mark.parametrize(("statements", "finding"), [case[1:] for case in TAMPERINGS], ids=[c[0] for c in TAMPERINGS])
+async def test_tampering_is_proved(tmp_path: Path, statements: list[str], finding: str) -> None:
+    await filled(tmp_path)
+    assert reader(tmp_path).verify() == []
+    edit(tmp_path, *statements)
+    found = reader(tmp_path).verify("a/b")
+    assert any(finding in line for line in found), found
+    assert reader(tmp_path).verify() == found
+
+
+async def test_index_columns_that_say_otherwise_than_the_row_are_found(tmp_path: Path) -> None:
+    await filled(tmp_path, 2)
+    edit(tmp_path, "UPDATE entries SET at = 1 WHERE seq = 1")
+    assert reader(tmp_path).verify() == ["a/b: row 1 is filed under another time or run than it says"]
+
+
+async def test_retention_prunes_whole_segments_and_the_chain_still_holds(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "scheduler.json", FixedClock(), keep=Retention(rows=10))
+    clock = store.journal._clock
+    assert isinstance(clock, FixedClock)
+    for round_ in range(3):
+        await fill(store, range(100 * round_, 100 * round_ + 100))
+        store.journal.reached(store.states.synced)
+        assert store.journal.flush()
+        clock.at += HOUR
+    await fill(store, [1000])
+    await store.close()
+    edit(tmp_path)
+    beside = reader(tmp_path)
+    assert len(beside.decisions(limit=1000)) < 100
+    assert beside.verify() == []
+    connection = sqlite3.connect(tmp_path / "scheduler.db")
+    first, last = connection.execute("SELECT min(first), max(last) FROM segments").fetchone()
+    connection.close()
+    assert first == 1
+    assert last > 250
+    edit(tmp_path, "DELETE FROM segments")
+    assert any(f"rows 1 to {last} are missing" in line for line in beside.verify())
+
+
+@pytest.mark.parametrize("keep", [Retention(days=5), Retention(bytes=4096)])
+async def test_retention_by_age_and_by_size(tmp_path: Path, keep: Retention) -> None:
+    clock = FixedClock()
+    store = open_store(tmp_path / "scheduler.json", clock, keep=keep)
+    await fill(store, range(40))
+    store.journal.reached(store.states.synced)
+    assert store.journal.flush()
+    clock.at += 7 * DAY
+    old = store.journal.decisions(limit=100)
+    late = replace(decision("a/b", 0), at=clock.at)
+    await store.states.apply([Change("a/b", JobState(), (late,))])
+    await store.close()
+    left = reader(tmp_path).decisions(limit=100)
+    assert left[0] == late
+    assert len(left) < len(old) + 1
+    assert reader(tmp_path).verify() == []
+
+
+async def test_a_lost_journal_is_refilled_from_the_logs_exactly_once(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    for name in ("scheduler.db", "scheduler.db-wal", "scheduler.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    for _ in range(2):
+        await open_store(tmp_path / "scheduler.json", FixedClock()).close()
+        assert len(reader(tmp_path).decisions()) == 10
+        assert reader(tmp_path).verify() == []
+
+
+async def test_rows_a_crash_kept_out_are_taken_at_the_next_start(tmp_path: Path) -> None:
+    """Journal and states of one directory, closed without their rows, as kill -9 leaves them."""
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, range(4))
+    store.journal.reached(store.states.synced)
+    store.journal.flush()
+    await fill(store, range(4, 8))
+    await store.states.close()
+    store.lock.close()
+    again = open_store(tmp_path / "scheduler.json", FixedClock())
+    await again.close()
+    assert [row.at - NOW for row in reader(tmp_path).decisions()] == [7, 6, 5, 4, 3, 2, 1, 0]
+    store.journal.close()
+    assert len(reader(tmp_path).decisions()) == 8
+
+
+def trash(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 500)
+
+
+def scramble(path: Path) -> None:
+    edit(path.parent, "DROP TABLE heads")
+
+
+def head_is_behind(path: Path) -> None:
+    edit(path.parent, "UPDATE heads SET seq = 1")
+
+
+@pytest.mark.parametrize("damage", [trash, scramble, head_is_behind])
+async def test_a_damaged_journal_is_kept_beside_and_begun_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    await filled(tmp_path)
+    damage(tmp_path / "scheduler.db")
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, [20])
+    await store.close()
+    assert any("kept as scheduler.db.corrupt-" in line for line in store.journal.findings)
+    assert [row.at - NOW for row in reader(tmp_path).decisions(limit=3)] == [20, 9, 8]
+    assert reader(tmp_path).verify() == []
+    assert len([name for name in open_directory(tmp_path / "scheduler.json").names() if "db.corrupt-" in name]) == 1
+
+
+async def test_a_reader_says_what_is_wrong_with_a_damaged_journal(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    trash(tmp_path / "scheduler.db")
+    with pytest.raises(StateUnreadable, match=r"scheduler.db cannot be read"):
+        reader(tmp_path).decisions()
+
+
+async def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    edit(tmp_path, "INSERT INTO migrations VALUES(99, 'later', 0)")
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, [20])
+    assert not store.journal.flush()
+    assert "newer version" in store.journal.trouble
+    assert store.troubles()
+    await store.close()
+    assert store.directory.stem == "scheduler"
+    assert len(reader(tmp_path).decisions(limit=100)) == 10
+
+
+async def test_logs_wait_for_a_journal_in_trouble(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    edit(tmp_path, "INSERT INTO migrations VALUES(99, 'later', 0)")
+    for n in range(3):
+        store = open_store(tmp_path / "scheduler.json", FixedClock())
+        await fill(store, [100 + n])
+        await store.close()
+    edit(tmp_path, "DELETE FROM migrations WHERE number = 99")
+    await open_store(tmp_path / "scheduler.json", FixedClock()).close()
+    assert [row.at - NOW for row in reader(tmp_path).decisions(limit=4)] == [102, 101, 100, 9]
+
+
+async def test_a_journal_ahead_of_the_log_goes_on_from_its_end(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    edit(tmp_path, "UPDATE position SET gen = 99")
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, [50])
+    await store.close()
+    assert any("goes on from the log's end" in line for line in store.journal.findings)
+    assert [row.at - NOW for row in reader(tmp_path).decisions(limit=2)] == [50, 9]
+    assert store.journal.taken > Position(1, 0)

@@ -1,0 +1,259 @@
+"""scheduler.db: opening, migrations, and the statements that keep rows, heads and pruned segments together."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from vmsh_scheduler.domain.trigger import DAY, Millis
+from vmsh_scheduler.errors import StateUnreadable
+from vmsh_scheduler.stores.local.chain import Link, Row, Segment, next_row
+from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.records import Position
+from vmsh_scheduler.stores.local.text import canonical
+
+BUSY_TIMEOUT_S = 5.0
+YIELD_EVERY = 16
+SEGMENT = 250
+"""Rows past the limit before a segment is pruned: the permanent record grows by one row for so many."""
+
+MIGRATIONS = (
+    (
+        "entries, heads, segments, position",
+        """
+        CREATE TABLE entries(
+            job TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL, run TEXT NOT NULL,
+            body TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY(job, seq)) WITHOUT ROWID;
+        CREATE INDEX entries_at ON entries(kind, at);
+        CREATE INDEX entries_run ON entries(run) WHERE run <> '' AND kind = 'execution';
+        CREATE TABLE heads(job TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL, first INTEGER NOT NULL)
+            WITHOUT ROWID;
+        CREATE TABLE segments(
+            job TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, prev TEXT NOT NULL, head TEXT NOT NULL,
+            pruned_at INTEGER NOT NULL, PRIMARY KEY(job, first)) WITHOUT ROWID;
+        CREATE TABLE position(one INTEGER PRIMARY KEY CHECK(one = 1), gen INTEGER NOT NULL, offset INTEGER NOT NULL);
+        INSERT INTO position VALUES(1, 0, 0);
+        CREATE VIEW decisions AS SELECT job, seq, at, body, prev, hash FROM entries WHERE kind = 'decision';
+        CREATE VIEW executions AS SELECT job, seq, at, run, body, prev, hash FROM entries WHERE kind = 'execution';
+        CREATE VIEW notes AS SELECT job, seq, at, body, prev, hash FROM entries WHERE kind = 'note';
+        """,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What the journal keeps; whole segments go, oldest first."""
+
+    rows: int = 1000
+    """Per job."""
+    days: int = 30
+    bytes: int = 1 << 30
+
+
+def connect_writer(directory: StateDirectory, now: Millis) -> sqlite3.Connection:
+    """Raises sqlite3.Error, OSError, StateUnreadable (newer version). The file is ours, 0600, never a symlink."""
+    directory.check(directory.database)
+    with suppress(FileExistsError):
+        os.close(directory.create(directory.database))
+    path = directory.path / directory.database
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _migrate(connection, now)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(directory: StateDirectory) -> sqlite3.Connection | None:
+    """None: there is no journal yet. Works beside a daemon, and without the right to write."""
+    if not directory.exists(directory.database):
+        return None
+    directory.check(directory.database)
+    uri = f"file:{quote(str((directory.path / directory.database).absolute()))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        begun = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries'").fetchone()[0]
+    except sqlite3.OperationalError:
+        connection.close()
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+    if begun:
+        return connection
+    connection.close()
+    return None
+
+
+def _migrate(connection: sqlite3.Connection, now: Millis) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations(number INTEGER PRIMARY KEY, name TEXT, at INTEGER)")
+    done = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0]
+    if done > len(MIGRATIONS):
+        raise StateUnreadable(
+            f"the journal was written by a newer version (migration {done}, this one knows {len(MIGRATIONS)})",
+            hint="install that version; nothing was changed",
+        )
+    for number, (name, script) in enumerate(MIGRATIONS[done:], start=done + 1):
+        insert = f"INSERT INTO migrations VALUES({number}, '{name}', {int(now)});"
+        connection.executescript(f"BEGIN IMMEDIATE; {script}; {insert} COMMIT;")
+
+
+def position(connection: sqlite3.Connection) -> Position:
+    return Position(*connection.execute("SELECT gen, offset FROM position").fetchone())
+
+
+def store(connection: sqlite3.Connection, records: Iterable[Mapping[str, Any]], reached: Position) -> int:
+    """Rows and the position they came from in one transaction, so none is ever taken twice; how many."""
+    rows: list[tuple[object, ...]] = []
+    links: dict[str, Link] = {}
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for n, record in enumerate(records):
+            if n % YIELD_EVERY == 0:
+                time.sleep(0)  # lets the loop's thread have the interpreter at once instead of after 5 ms
+            for job, kind, body in _bodies(record):
+                row = next_row(links.get(job) or head(connection, job), job, kind, canonical(body))
+                links[job] = Link(row.seq, row.hash)
+                rows.append((job, row.seq, kind, _at(kind, body), _run(kind, body), row.body, row.prev, row.hash))
+        connection.executemany("INSERT INTO entries VALUES(?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany(
+            "INSERT INTO heads VALUES(?, ?, ?, 1) "
+            "ON CONFLICT(job) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
+            [(job, link.seq, link.hash) for job, link in links.items()],
+        )
+        connection.execute("UPDATE position SET gen = ?, offset = ?", (reached.gen, reached.offset))
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return len(rows)
+
+
+def head(connection: sqlite3.Connection, job: str) -> Link:
+    found = connection.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
+    return Link(*found) if found else Link()
+
+
+def prune(connection: sqlite3.Connection, keep: Retention, now: Millis) -> int:
+    """Whole segments by count, age and size; each leaves its permanent row. How many rows went."""
+    gone = 0
+    oldest = now - keep.days * DAY
+    heads = connection.execute("SELECT job, seq, first FROM heads").fetchall()
+    for job, last, first in heads:
+        upto = first - 1
+        if last - first + 1 >= keep.rows + SEGMENT:
+            upto = last - keep.rows
+        gone += _prune_job(connection, job, first, max(upto, _aged(connection, job, oldest)), now)
+    if _size(connection) > keep.bytes:
+        for job, last, first in connection.execute("SELECT job, seq, first FROM heads").fetchall():
+            gone += _prune_job(connection, job, first, first + (last - first) // 4, now)
+    if gone:
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+    return gone
+
+
+def _aged(connection: sqlite3.Connection, job: str, oldest: Millis) -> int:
+    """Newest row of those too old, once some are a whole day past it: at most one segment a day."""
+    first = connection.execute("SELECT at FROM entries WHERE job = ? ORDER BY seq LIMIT 1", (job,)).fetchone()
+    if first is None or first[0] >= oldest - DAY:
+        return 0
+    found = connection.execute(
+        "SELECT coalesce(min(seq) - 1, (SELECT seq FROM heads WHERE job = ?1)) "
+        "FROM entries WHERE job = ?1 AND at >= ?2",
+        (job, oldest),
+    ).fetchone()
+    return int(found[0])
+
+
+def _prune_job(connection: sqlite3.Connection, job: str, first: int, upto: int, now: Millis) -> int:
+    if upto < first:
+        return 0
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        prev = connection.execute("SELECT prev FROM entries WHERE job = ? AND seq = ?", (job, first)).fetchone()
+        last = connection.execute("SELECT hash FROM entries WHERE job = ? AND seq = ?", (job, upto)).fetchone()
+        if prev is None or last is None:
+            connection.execute("ROLLBACK")
+            return 0
+        connection.execute("INSERT INTO segments VALUES(?, ?, ?, ?, ?, ?)", (job, first, upto, prev[0], last[0], now))
+        connection.execute("DELETE FROM entries WHERE job = ? AND seq <= ?", (job, upto))
+        connection.execute("UPDATE heads SET first = ? WHERE job = ?", (upto + 1, job))
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return upto - first + 1
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    pages = (
+        connection.execute("PRAGMA page_count").fetchone()[0]
+        - connection.execute("PRAGMA freelist_count").fetchone()[0]
+    )
+    return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def jobs(connection: sqlite3.Connection) -> list[str]:
+    """Every job any table knows."""
+    found = connection.execute("SELECT job FROM heads UNION SELECT job FROM entries UNION SELECT job FROM segments")
+    return sorted(job for (job,) in found)
+
+
+def chain_of(connection: sqlite3.Connection, job: str) -> tuple[list[Segment], Iterator[Row], Link | None]:
+    """What `chain.check` needs; rows come one by one."""
+    segments = [
+        Segment(*row)
+        for row in connection.execute(
+            "SELECT job, first, last, prev, head FROM segments WHERE job = ? ORDER BY first", (job,)
+        )
+    ]
+    rows = connection.execute("SELECT job, seq, kind, body, prev, hash FROM entries WHERE job = ? ORDER BY seq", (job,))
+    end = connection.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
+    return segments, (Row(*row) for row in rows), Link(*end) if end else None
+
+
+def misfiled(connection: sqlite3.Connection, job: str) -> list[int]:
+    """Rows whose indexed columns, which no hash covers, differ from what the row itself says."""
+    found = connection.execute(
+        "SELECT seq FROM entries WHERE job = ? AND json_valid(body) AND ("
+        "at IS NOT json_extract(body, CASE kind WHEN 'execution' THEN '$.finished_at' ELSE '$.at' END) OR "
+        "run IS NOT CASE kind WHEN 'execution' THEN json_extract(body, '$.run.id') ELSE '' END) ORDER BY seq",
+        (job,),
+    )
+    return [seq for (seq,) in found]
+
+
+def close_quietly(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error), closing(connection):
+        connection.execute("PRAGMA optimize")
+
+
+def clean(job: str) -> str:
+    """SQLite stores UTF-8, which has no lone surrogates."""
+    return job.encode("utf-8", "backslashreplace").decode()
+
+
+def _bodies(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    job = clean(str(record.get("job", "")))
+    for body in record.get("decisions", ()):
+        yield job, "decision", body
+    if "execution" in record:
+        yield job, "execution", record["execution"]
+    for body in record.get("notes", ()):
+        yield clean(str(body.get("job", ""))), "note", body
+
+
+def _at(kind: str, body: Mapping[str, Any]) -> Millis:
+    return int(body["finished_at" if kind == "execution" else "at"])
+
+
+def _run(kind: str, body: Mapping[str, Any]) -> str:
+    return clean(str(body["run"]["id"])) if kind == "execution" else ""

@@ -1,0 +1,270 @@
+"""The state directory: names, permissions, and the only way files in it are opened."""
+
+import errno
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmsh_scheduler.domain.trigger import HOUR, Millis
+from vmsh_scheduler.errors import CannotCreate, Denied, StateUnreadable, StateWriteFailed
+from vmsh_scheduler.stores.local.disk import Disk
+
+READ_CAP = 1 << 30
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """`stem` names every file: `<stem>.json`, `<stem>.<gen>.wal`, `<stem>.db`, `<stem>.lock`."""
+
+    path: Path
+    stem: str
+    fd: int
+    disk: Disk = field(default_factory=Disk)
+
+    @property
+    def snapshot(self) -> str:
+        return f"{self.stem}.json"
+
+    @property
+    def previous(self) -> str:
+        return f"{self.stem}.json.prev"
+
+    @property
+    def database(self) -> str:
+        return f"{self.stem}.db"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.stem}.lock"
+
+    def wal(self, gen: int) -> str:
+        return f"{self.stem}.{gen}.wal"
+
+    def generations(self) -> list[int]:
+        """Of all logs that are there, rising."""
+        found = []
+        for name in self.names():
+            middle = name.removeprefix(f"{self.stem}.").removesuffix(".wal")
+            if name == f"{self.stem}.{middle}.wal" and middle.isascii() and middle.isdigit():
+                found.append(int(middle))
+        return sorted(found)
+
+    def names(self) -> list[str]:
+        with os.scandir(self.fd) as entries:
+            return [entry.name for entry in entries]
+
+    def exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        """0: not there."""
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
+        """Bytes `start` to `stop`; None: not there. Raises Denied, StateUnreadable (too large, I/O error)."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._refused(name, error) from error
+        try:
+            self._check_file(name, os.fstat(fd))
+            os.lseek(fd, start, os.SEEK_SET)
+            return _read_all(fd, self.path / name, None if stop is None else stop - start)
+        finally:
+            os.close(fd)
+
+    def check(self, name: str) -> None:
+        """Denied unless `name` is absent, or a plain file that only its rightful owner can write."""
+        with suppress(FileNotFoundError):
+            self._check_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False))
+
+    def create(self, name: str, *, append: bool = False) -> int:
+        """A new file, 0600, owned like the directory (root keeps nobody else out). Raises OSError."""
+        fd = os.open(name, _NEW_FILE | (os.O_APPEND if append else 0), 0o600, dir_fd=self.fd)
+        self.adopt(fd, os.fstat(self.fd))
+        return fd
+
+    def adopt(self, fd: int, like: os.stat_result) -> None:
+        """Give a file of ours the owner of `like`: matters only for root, who may run a tick now and then."""
+        if os.geteuid() == 0 and like.st_uid != 0:
+            os.fchown(fd, like.st_uid, like.st_gid)
+
+    def replace(self, name: str, data: bytes, *, keep_as: str = "") -> None:
+        """Durably, at once or not at all (recipe of docs/guarantees.md); `keep_as`: the old file stays under that
+        name. Raises OSError: then the old file is as it was."""
+        temporary = f".{name}.{secrets.token_hex(8)}"
+        fd = self.create(temporary)
+        try:
+            self._fill(fd, name, data)
+            if keep_as:
+                self._keep(name, keep_as)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self.fd)
+            raise
+        self.disk.sync(self.fd)
+
+    def sync(self) -> None:
+        self.disk.sync(self.fd)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def set_aside(self, name: str, now: Millis, *, move: bool = True) -> str:
+        """Keep a damaged file beside as `<name>.corrupt-<utc>`, over nothing, for ever; the new name."""
+        kept = self._free_name(f"{name}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now / 1000))}")
+        os.link(name, kept, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+        if move:
+            os.unlink(name, dir_fd=self.fd)
+        self.sync()
+        return kept
+
+    def make_directory(self, name: str) -> None:
+        """`runs/`, `keys/`: 0700, ours. Denied if something else has the name."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+        except FileExistsError:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                raise Denied(f"{self.path / name} is not a directory", hint="move it away") from None
+            _check_status(self.path / name, status, os.fstat(self.fd).st_uid)
+            return
+        except OSError as error:
+            raise _cannot_write(self.path / name, error) from error
+        like = os.fstat(self.fd)
+        if os.geteuid() == 0 and like.st_uid != 0:
+            os.chown(name, like.st_uid, like.st_gid, dir_fd=self.fd, follow_symlinks=False)
+
+    def sweep(self, now: Millis) -> int:
+        """Temporary files that a killed writer left over an hour ago; how many went."""
+        swept = 0
+        for name in self.names():
+            if not name.startswith(f".{self.stem}."):
+                continue
+            with suppress(OSError):
+                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_mtime * 1000 < now - HOUR:
+                    os.unlink(name, dir_fd=self.fd)
+                    swept += 1
+        return swept
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _fill(self, fd: int, name: str, data: bytes) -> None:
+        try:
+            with suppress(FileNotFoundError):
+                old = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+                os.fchmod(fd, stat.S_IMODE(old.st_mode) & ~_WRITABLE_BY_OTHERS)
+                self.adopt(fd, old)
+            self.disk.write_all(fd, data)
+            self.disk.sync(fd)
+        finally:
+            os.close(fd)
+
+    def _keep(self, name: str, keep_as: str) -> None:
+        if not self.exists(name):
+            return
+        self.remove(keep_as)
+        try:
+            os.link(name, keep_as, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+
+    def _free_name(self, wanted: str) -> str:
+        name, n = wanted, 1
+        while self.exists(name):
+            name, n = f"{wanted}.{n}", n + 1
+        return name
+
+    def _check_file(self, name: str, status: os.stat_result) -> None:
+        path = self.path / name
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a symlink" if stat.S_ISLNK(status.st_mode) else "not a plain file"
+            raise Denied(f"{path} is {kind}, which is never followed", hint=f"look at it, then: rm {path}")
+        _check_status(path, status, os.fstat(self.fd).st_uid)
+
+    def _refused(self, name: str, error: OSError) -> Exception:
+        with suppress(OSError):
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                self._check_file(name, status)
+            if isinstance(error, PermissionError):
+                return _not_ours(self.path / name, status)
+        return StateUnreadable(f"{self.path / name} cannot be read: {error.strerror}", hint="see dmesg and df")
+
+
+def open_directory(snapshot: Path, *, create: bool = True, disk: Disk | None = None) -> StateDirectory:
+    """`snapshot` is the path VMSH_STATE names. Raises Denied (with the command that mends it), CannotCreate."""
+    path = snapshot.parent
+    try:
+        if create:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise Denied(f"{path}: {error.strerror}", hint=f"give uid {os.geteuid()} access to it") from error
+    except OSError as error:
+        raise CannotCreate(f"state directory {path}: {error.strerror}") from error
+    try:
+        _check_status(path, os.fstat(fd), os.geteuid())
+    except Denied:
+        os.close(fd)
+        raise
+    return StateDirectory(path, snapshot.stem, fd, disk or Disk())
+
+
+def _check_status(path: Path, status: os.stat_result, owner: int) -> None:
+    user = os.geteuid()
+    if user != 0 and status.st_uid not in (user, 0, owner):
+        raise _not_ours(path, status)
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        mode = stat.S_IMODE(status.st_mode)
+        raise Denied(f"{path} can be written by others (mode {mode:04o})", hint=f"run: chmod go-w {path}")
+
+
+def _not_ours(path: Path, status: os.stat_result) -> Denied:
+    mode = stat.S_IMODE(status.st_mode)
+    return Denied(
+        f"{path} belongs to uid {status.st_uid} (mode {mode:04o}) and this is uid {os.geteuid()}",
+        hint=f"run: chown {os.geteuid()}:{os.getegid()} {path}",
+    )
+
+
+def _cannot_write(path: Path, error: OSError) -> Exception:
+    if isinstance(error, PermissionError):
+        status = path.parent.stat()
+        return _not_ours(path.parent, status)
+    return StateWriteFailed(f"{path}: {error.strerror}", hint="see df and mount")
+
+
+def _read_all(fd: int, path: Path, wanted: int | None) -> bytes:
+    size = os.fstat(fd).st_size
+    if size > READ_CAP:
+        raise StateUnreadable(f"{path} is {size} bytes, more than {READ_CAP}", hint="move it away")
+    parts: list[bytes] = []
+    left = READ_CAP if wanted is None else wanted
+    try:
+        while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        raise StateUnreadable(f"{path} cannot be read: {error.strerror}", hint="see dmesg") from error
+    return b"".join(parts)

@@ -1,0 +1,20 @@
+"""The few calls that a full or dying disk makes fail; the tests of those faults put their own in."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    write: Callable[[int, memoryview], int] = os.write
+    truncate: Callable[[int, int], None] = os.ftruncate
+    sync_data: Callable[[int], None] = os.fdatasync
+    sync: Callable[[int], None] = os.fsync
+    """Files and directories."""
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        """A short write is no error to the kernel (a full disk begins with one), so only a loop is safe."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.write(fd, rest) :]

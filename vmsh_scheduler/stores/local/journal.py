@@ -1,0 +1,228 @@
+"""ports.Journal on SQLite. Rows are derived from the write-ahead log by one thread; the log stays the truth."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from vmsh_scheduler.domain.codec import decision_from_json, execution_from_json, note_from_json
+from vmsh_scheduler.domain.decision import Decision, Note
+from vmsh_scheduler.domain.run import Execution
+from vmsh_scheduler.domain.trigger import HOUR, Millis
+from vmsh_scheduler.errors import SchedulerError, StateUnreadable
+from vmsh_scheduler.stores.local import database
+from vmsh_scheduler.stores.local.chain import check
+from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.records import Position, read_tail
+
+if TYPE_CHECKING:
+    from vmsh_scheduler.ports import Clock  # brings asyncio, which `history` does not need
+
+GATHER_S = 0.3
+"""Changes gather this long before a commit."""
+RETRY_S = 5.0
+PRUNE_AFTER = 2000
+"""Looked for what retention ends after so many changes, and every hour."""
+BROKEN = (sqlite3.Error, OSError, SchedulerError)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)
+
+
+class JournalReader:
+    """Every read has its own read-only connection: works beside a daemon and without one."""
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._directory = directory
+
+    def decisions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Decision]:
+        return [decision_from_json(json.loads(body)) for body in self._bodies("decision", job_id, before, limit)]
+
+    def executions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Execution]:
+        return [execution_from_json(json.loads(body)) for body in self._bodies("execution", job_id, before, limit)]
+
+    def execution(self, run_id: str) -> Execution | None:
+        with self._reading() as connection:
+            found = (
+                connection
+                and connection.execute(
+                    "SELECT body FROM entries WHERE kind = 'execution' AND run = ? AND run <> '' "
+                    "ORDER BY at DESC LIMIT 1",
+                    (database.clean(run_id),),
+                ).fetchone()
+            )
+        return execution_from_json(json.loads(found[0])) if found else None
+
+    def notes(self, *, limit: int = 50) -> list[Note]:
+        return [note_from_json(json.loads(body)) for body in self._bodies("note", "", None, limit)]
+
+    def verify(self, job_id: str = "") -> list[str]:
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            try:
+                names = [database.clean(job_id)] if job_id else database.jobs(connection)
+                return [line for name in names for line in _verify(connection, name)]
+            except sqlite3.DatabaseError as error:
+                return [f"{self._directory.path / self._directory.database} is damaged: {error}"]
+
+    def _bodies(self, kind: str, job_id: str, before: Millis | None, limit: int) -> list[str]:
+        query = "SELECT body FROM entries WHERE kind = ?"
+        values: list[object] = [kind]
+        if job_id:
+            query, values = query + " AND job = ?", [*values, database.clean(job_id)]
+        if before is not None:
+            query, values = query + " AND at < ?", [*values, before]
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(query + " ORDER BY at DESC, seq DESC LIMIT ?", [*values, limit])
+            return [body for (body,) in rows.fetchall()]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """Raises StateUnreadable when there is a journal that cannot be read."""
+        try:
+            connection = database.connect_reader(self._directory)
+            if connection is None:
+                yield None
+                return
+            with closing(connection):
+                yield connection
+        except sqlite3.Error as error:
+            path = self._directory.path / self._directory.database
+            raise StateUnreadable(f"{path} cannot be read: {error}", hint="a running daemon repairs it") from error
+
+
+class SqliteJournal(JournalReader):
+    """`trouble`: why rows are late ("" = they are not); `findings`: what was set aside. Neither stops anything:
+    the logs are kept until their rows are in."""
+
+    def __init__(
+        self, directory: StateDirectory, clock: "Clock", end: Position, keep: database.Retention | None = None
+    ) -> None:
+        super().__init__(directory)
+        self.trouble = ""
+        self.findings: list[str] = []
+        self._clock = clock
+        self._keep = keep or database.Retention()
+        self._target = self._first_end = end
+        self._taken: Position | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._pruned_at: Millis = 0
+        self._closing = False
+        self._wakeup = threading.Condition()
+        self._working = threading.Lock()
+        self._hurry = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._since_prune = 0
+
+    @property
+    def taken(self) -> Position:
+        """Logs before it are not needed here any more."""
+        return self._taken or Position()
+
+    def reached(self, target: Position) -> None:
+        """The log is durable up to `target`; called on the loop, returns at once."""
+        with self._wakeup:
+            if target <= self._target and self._thread is not None:
+                return
+            self._target = max(self._target, target)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
+                self._thread.start()
+            self._wakeup.notify()
+
+    def flush(self) -> bool:
+        """Take everything now, in this thread; False: it could not (see `trouble`)."""
+        with self._working:
+            try:
+                self._take(self._target)
+            except sqlite3.Error as error:
+                if _is_damage(error):
+                    return self._start_over(error)
+                self.trouble = f"the journal is late: {error}"
+                return False
+            except BROKEN as error:
+                self.trouble = f"the journal is late: {error}"
+                return False
+        self.trouble = ""
+        return True
+
+    def close(self, target: Position | None = None) -> None:
+        """Rows of everything durable are in afterwards, unless there is trouble."""
+        with self._wakeup:
+            self._target = max(self._target, target or self._target)
+            self._closing = True
+            self._hurry.set()
+            self._wakeup.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self.flush()
+        with self._working:
+            self._disconnect()
+
+    def _serve(self) -> None:
+        while True:
+            with self._wakeup:
+                self._wakeup.wait_for(lambda: self._closing or self._target != self._taken)
+            self._hurry.wait(GATHER_S)
+            if self._closing:
+                return
+            if not self.flush():
+                self._hurry.wait(RETRY_S)
+
+    def _take(self, target: Position) -> None:
+        if self._connection is None:
+            self._connection = database.connect_writer(self._directory, self._clock.now())
+        start = database.position(self._connection)
+        if start > target:
+            self.findings.append(
+                "the journal knew of changes that the log does not hold; it goes on from the log's end"
+            )
+            start = self._first_end
+        records = read_tail(self._directory, start, target).records if start < target else ()
+        if start != self._taken or records or target != start:
+            database.store(self._connection, records, target)
+        self._taken = target
+        if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(records)):
+            self._pruned_at = self._clock.now()
+            database.prune(self._connection, self._keep, self._pruned_at)
+
+    def _stored_much(self, more: int) -> bool:
+        self._since_prune += more
+        if self._since_prune < PRUNE_AFTER:
+            return False
+        self._since_prune = 0
+        return True
+
+    def _start_over(self, error: sqlite3.Error) -> bool:
+        """A damaged file is kept beside; what the logs still hold goes into a new one."""
+        self._disconnect()
+        try:
+            kept = self._directory.set_aside(self._directory.database, self._clock.now())
+            for suffix in ("-wal", "-shm"):
+                self._directory.remove(self._directory.database + suffix)
+            self.findings.append(f"{self._directory.database} is damaged ({error}); kept as {kept}, begun anew")
+            self._take(self._target)
+        except BROKEN as again:
+            self.trouble = f"the journal is damaged and cannot be begun anew: {again}"
+            return False
+        self.trouble = ""
+        return True
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            database.close_quietly(self._connection)
+            self._connection = None
+
+
+def _verify(connection: sqlite3.Connection, job: str) -> list[str]:
+    findings = check(job, *database.chain_of(connection, job))
+    wrong = database.misfiled(connection, job)
+    return findings + [f"{job}: row {seq} is filed under another time or run than it says" for seq in wrong]
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Not a full disk or a busy file: the content is wrong (our statements are constant, so they are not)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE

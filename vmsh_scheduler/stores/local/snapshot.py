@@ -1,0 +1,206 @@
+"""scheduler.json: the state as people and the original's tools read it; checksummed, from cached texts."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmsh_scheduler.domain.codec import state_from_json
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.errors import StateUnreadable
+from vmsh_scheduler.stores.local.records import NOWHERE, Position
+from vmsh_scheduler.stores.local.text import to_text
+
+SCHEMA = 1
+SHOWN_BACKOFF_CAP = 7
+_OPENING = '{\n  "_meta": {\n    "sha256": "'
+_DIGEST = slice(len(_OPENING), len(_OPENING) + 64)
+_BLANK = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a snapshot says about itself; `position`: the log up to there is in it."""
+
+    position: Position = NOWHERE
+    fence: int = 0
+    config_hash: str = ""
+    written_at: Millis = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    meta: Meta
+    states: Mapping[str, JobState] = field(default_factory=dict)
+    old: bool = False
+    """Written by the original (v0): no _meta."""
+
+
+class Corrupt(Exception):
+    """Bytes that no version of this program wrote in full. Private to the loader."""
+
+
+class Cached:
+    """A job's state with its text, made once per change."""
+
+    __slots__ = ("line", "state", "text")
+
+    def __init__(self, key: str, state: JobState, text: str) -> None:
+        self.state = state
+        self.text = text
+        self.line = f"{to_text(key)}: {text}"
+
+
+def place(job_id: str) -> tuple[str, str]:
+    """(namespace, level), or ("", job id) for what is no namespace's cadence."""
+    namespace, slash, level = job_id.rpartition("/")
+    return (namespace, level) if slash and namespace and level and not job_id.startswith("_") else ("", job_id)
+
+
+class Blocks:
+    """The snapshot's text in pieces: one per namespace and one per other job; a change renews only its own."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Cached] = {}
+        self._members: dict[str, dict[str, Cached]] = {}
+        self._others: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
+        self._dirty: dict[str, None] = {}
+
+    def put(self, job_id: str, state: JobState, text: str) -> None:
+        namespace, key = place(job_id)
+        cached = Cached(key, state, text)
+        if namespace:
+            self._members.setdefault(namespace, {})[key] = cached
+            self._dirty[namespace] = None
+        else:
+            self._others[job_id] = cached.line
+
+    def drop(self, job_id: str) -> None:
+        namespace, key = place(job_id)
+        if not namespace:
+            self._others.pop(job_id, None)
+            return
+        self._members.get(namespace, {}).pop(key, None)
+        self._dirty[namespace] = None
+
+    def pieces(self) -> tuple[list[str], list[str]]:
+        """Namespace blocks and job lines, cheap to take: the joining is for another thread."""
+        for namespace in self._dirty:
+            members = self._members.get(namespace)
+            if members:
+                self._texts[namespace] = _namespace_block(namespace, members)
+            else:
+                self._texts.pop(namespace, None)
+                self._members.pop(namespace, None)
+        self._dirty.clear()
+        return list(self._texts.values()), list(self._others.values())
+
+
+def _namespace_block(namespace: str, members: Mapping[str, Cached]) -> str:
+    last = {key: c.state.last_success // 1000 for key, c in members.items() if c.state.last_success is not None}
+    backoff = min(max(cached.state.level for cached in members.values()), SHOWN_BACKOFF_CAP)
+    cadences = ",\n      ".join(cached.line for cached in members.values())
+    return (
+        f'  {to_text(namespace)}: {{\n    "last": {json.dumps(last)},\n    "backoff": {backoff},\n'
+        f'    "cadences": {{\n      {cadences}\n    }}\n  }}'
+    )
+
+
+def render(meta: Meta, namespaces: Iterable[str], jobs: Iterable[str]) -> bytes:
+    """The whole file; pure text work, for any thread."""
+    head = {
+        "schema": SCHEMA,
+        "gen": meta.position.gen,
+        "offset": meta.position.offset,
+        "written_at": _iso(meta.written_at),
+        "written_at_ms": meta.written_at,
+        "config_hash": meta.config_hash,
+        "fence": meta.fence,
+    }
+    lines = ",\n    ".join(f"{to_text(key)}: {to_text(value)}" for key, value in head.items())
+    others = ",\n    ".join(jobs)
+    blocks = [*namespaces, f'  "_jobs": {{\n    {others}\n  }}' if others else '  "_jobs": {}']
+    body = ",\n".join(blocks)
+    data = f'{_OPENING}{_BLANK}",\n    {lines}\n  }},\n{body}\n}}\n'.encode("ascii")
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return data[: _DIGEST.start] + digest + data[_DIGEST.stop :]
+
+
+def parse(raw: bytes) -> Snapshot:
+    """Raises Corrupt, or StateUnreadable when a newer version wrote it."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise Corrupt("not a JSON object")
+    meta = data.pop("_meta", None)
+    if meta is None:
+        return _parse_old(data)
+    _check_version(meta)
+    _check_digest(raw)
+    try:
+        return Snapshot(_meta(meta), dict(_states(data)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Corrupt(f"not a state: {error!r}") from error
+
+
+def _check_version(meta: Any) -> None:
+    schema = meta.get("schema") if isinstance(meta, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StateUnreadable(
+            f"the state was written by a newer version (schema {schema}, this one reads {SCHEMA})",
+            hint="install that version, or move the state directory away; nothing was changed",
+        )
+
+
+def _check_digest(raw: bytes) -> None:
+    if not raw.startswith(_OPENING.encode()):
+        raise Corrupt("its head is damaged")
+    blanked = raw[: _DIGEST.start] + _BLANK.encode() + raw[_DIGEST.stop :]
+    if hashlib.sha256(blanked).hexdigest().encode() != raw[_DIGEST]:
+        raise Corrupt("its checksum does not match")
+
+
+def _meta(meta: Mapping[str, Any]) -> Meta:
+    position = Position(int(meta["gen"]), int(meta["offset"]))
+    return Meta(position, int(meta["fence"]), str(meta["config_hash"]), int(meta["written_at_ms"]))
+
+
+def _states(data: Mapping[str, Any]) -> Iterable[tuple[str, JobState]]:
+    for job_id, state in data["_jobs"].items():
+        yield job_id, state_from_json(state)
+    for namespace, block in data.items():
+        if namespace != "_jobs":
+            for level, state in block["cadences"].items():
+                yield f"{namespace}/{level}", state_from_json(state)
+
+
+def _parse_old(data: Mapping[str, Any]) -> Snapshot:
+    """The original's shape, and nothing that only looks like it after damage to a newer file."""
+    states: dict[str, JobState] = {}
+    for namespace, block in data.items():
+        if namespace.startswith("_") or not isinstance(block, dict) or not block.keys() <= {"last", "backoff"}:
+            raise Corrupt(f"neither this program's nor the original's: {namespace[:80]!r}")
+        level = _number(block.get("backoff", 0))
+        last = block.get("last", {})
+        if not isinstance(last, dict):
+            raise Corrupt(f"{namespace[:80]!r}: last is not an object")
+        for name, seconds in last.items():
+            at = int(_number(seconds) * 1000)
+            states[f"{namespace}/{name}"] = JobState(last_success=at, newest_slot=at, level=int(level))
+    return Snapshot(Meta(), states, old=True)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e13:
+        raise Corrupt(f"not a time or a count: {str(value)[:80]}")
+    return value
+
+
+def _iso(at: Millis) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at / 1000))

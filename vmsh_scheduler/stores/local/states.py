@@ -1,0 +1,214 @@
+"""ports.States on disk: memory for reading, the write-ahead log for every change, a snapshot now and then."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.errors import StateWriteFailed
+from vmsh_scheduler.ports import Change, Clock
+from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.load import Condition, Opened
+from vmsh_scheduler.stores.local.log import LogFile
+from vmsh_scheduler.stores.local.records import Position
+from vmsh_scheduler.stores.local.snapshot import Blocks, Meta, render
+from vmsh_scheduler.stores.local.text import change_text, state_text, to_text
+from vmsh_scheduler.stores.local.wal import Wal
+
+SNAPSHOT_EVERY_S = 1.0
+SNAPSHOT_SHARE = 50
+"""A snapshot that took t is not followed by another for 50 t: at most 2 % of the time."""
+
+Synced = Callable[[Position], None]
+"""Told how far the log is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Applied in memory, not acknowledged yet."""
+
+    job_id: str
+    state: JobState | None
+    text: str
+
+
+class LocalStates:
+    """Memory shows the newest state at once; what disk and snapshot hold is what was acknowledged.
+
+    `snapshot_error`: why the last snapshot could not be written ("" = it could); the log holds everything anyway."""
+
+    def __init__(self, directory: StateDirectory, opened: Opened, clock: Clock, on_synced: Synced) -> None:
+        self.fence = opened.fence
+        self.config_hash = opened.config_hash
+        self.snapshot_error = ""
+        self._directory = directory
+        self._clock = clock
+        self._on_synced = on_synced
+        self._wal = Wal(LogFile(directory, opened.end))
+        self._current = dict(opened.states)
+        self._known: dict[str, JobState] = dict(opened.states)
+        self._blocks = Blocks()
+        for job_id, state in opened.states.items():
+            self._blocks.put(job_id, state, state_text(state))
+        self._bases = (opened.base, opened.base)
+        self._dirty = _unsaved(opened)
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._pause_s = SNAPSHOT_EVERY_S
+        self.on_saved: Callable[[], None] = _nothing
+
+    @property
+    def synced(self) -> Position:
+        return self._wal.synced
+
+    @property
+    def oldest_needed(self) -> int:
+        """Logs of older generations are needed by neither snapshot."""
+        return min(base.gen for base in self._bases)
+
+    def get(self, job_id: str) -> JobState | None:
+        return self._current.get(job_id)
+
+    def all(self) -> Mapping[str, JobState]:
+        return dict(self._current)
+
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+        if not changes:
+            return
+        pending, payloads = [], []
+        for change in changes:
+            text = "" if change.state is None else state_text(change.state)
+            payloads.append(change_text(change, text or None))
+            pending.append(_Pending(change.job_id, change.state, text))
+        for step in pending:
+            _set(self._current, step.job_id, step.state)
+        await self._written(payloads, lambda error: self._settle(pending, error), durable=durable)
+
+    async def raise_fence(self, fence: int) -> None:
+        """Durable before anybody is told (decision 33). Raises StateWriteFailed."""
+        await self._written([to_text({"fence": fence})], lambda error: None, durable=True)
+        self.fence = max(self.fence, fence)
+        self._touch()
+
+    def note_config(self, digest: str) -> None:
+        """The snapshot names the configuration it belongs to."""
+        if digest != self.config_hash:
+            self.config_hash = digest
+            self._touch()
+
+    async def save(self) -> None:
+        """A snapshot now, if anything changed. Raises StateWriteFailed; the log holds everything anyway."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._wal.pending or self._wal.written != self._wal.synced:
+            await self._written([], lambda error: None, durable=True)
+        if self._dirty:
+            await self._save()
+
+    async def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            await self.save()
+        finally:
+            self._wal.close()
+
+    async def _written(
+        self, payloads: list[str], settle: Callable[[StateWriteFailed | None], None], *, durable: bool
+    ) -> None:
+        """`settle` runs on the loop whether or not the caller is still waiting."""
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settled(error: StateWriteFailed | None) -> None:
+            settle(error)
+            self._on_synced(self._wal.synced)
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+
+        self._wal.append(payloads, settled, durable=durable)
+        await answer
+
+    def _settle(self, pending: Sequence[_Pending], error: StateWriteFailed | None) -> None:
+        for step in pending:
+            if error is not None:
+                _set(self._current, step.job_id, self._known.get(step.job_id))
+                continue
+            _set(self._known, step.job_id, step.state)
+            if step.state is None:
+                self._blocks.drop(step.job_id)
+            else:
+                self._blocks.put(step.job_id, step.state, step.text)
+        if error is None:
+            self._touch()
+
+    def _touch(self) -> None:
+        self._dirty = True
+        if self._timer is None and self._saving is None and not self._closing:
+            self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._save_soon)
+
+    def _save_soon(self) -> None:
+        self._timer = None
+        self._saving = asyncio.get_running_loop().create_task(self._save_quietly())
+
+    async def _save_quietly(self) -> None:
+        try:
+            await self._written([], lambda error: None, durable=True)
+            await self._save()
+        except StateWriteFailed as error:
+            self.snapshot_error = str(error)
+        finally:
+            self._saving = None
+            if self._dirty:
+                self._touch()
+
+    async def _save(self) -> None:
+        """The log is synced up to a position; the texts hold at least that much, and replaying more is harmless."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._dirty = False
+        meta = Meta(self._wal.synced, self.fence, self.config_hash, self._clock.now())
+        namespaces, jobs = self._blocks.pieces()
+        try:
+            await asyncio.to_thread(self._replace, meta, namespaces, jobs)
+        except OSError as error:
+            self._dirty = True
+            path = self._directory.path / self._directory.snapshot
+            raise StateWriteFailed(
+                f"{path} cannot be replaced: {error.strerror}", hint="see df, mount and lsattr"
+            ) from error
+        finally:
+            self._pause_s = max(SNAPSHOT_EVERY_S, SNAPSHOT_SHARE * (loop.time() - began))
+        self.snapshot_error = ""
+        self._bases = (self._bases[1], meta.position)
+        self.on_saved()
+
+    def _replace(self, meta: Meta, namespaces: Sequence[str], jobs: Sequence[str]) -> None:
+        data = render(meta, namespaces, jobs)
+        self._directory.replace(self._directory.snapshot, data, keep_as=self._directory.previous)
+
+
+def _unsaved(opened: Opened) -> bool:
+    """A loss stays a loss on disk until somebody acted on it (decision 18)."""
+    if opened.condition is Condition.LOST:
+        return False
+    return opened.condition is Condition.RECOVERED or opened.base != opened.end
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _set(states: dict[str, JobState], job_id: str, state: JobState | None) -> None:
+    if state is None:
+        states.pop(job_id, None)
+    else:
+        states[job_id] = state

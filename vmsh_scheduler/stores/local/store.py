@@ -1,0 +1,112 @@
+"""The local stores as one: opened under the lock, closed in the order that loses nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.errors import StateWriteFailed
+from vmsh_scheduler.ports import Clock
+from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.directory import StateDirectory, open_directory
+from vmsh_scheduler.stores.local.disk import Disk
+from vmsh_scheduler.stores.local.journal import SqliteJournal
+from vmsh_scheduler.stores.local.load import Condition, Opened, load
+from vmsh_scheduler.stores.local.lock import LocalLeases, StateLock
+from vmsh_scheduler.stores.local.snapshot import Blocks, Meta, render
+from vmsh_scheduler.stores.local.states import LocalStates
+from vmsh_scheduler.stores.local.text import state_text
+
+DIRECTORIES = ("runs", "keys")
+
+
+@dataclass(slots=True)
+class LocalStore:
+    """`opened` says what was found; `journal.findings` and `states.snapshot_error` what went wrong since."""
+
+    directory: StateDirectory
+    lock: StateLock
+    opened: Opened
+    states: LocalStates
+    journal: SqliteJournal
+    leases: LocalLeases
+
+    def troubles(self) -> tuple[str, ...]:
+        """Everything a person has to see, worst first; empty = all is well."""
+        now = (self.states.snapshot_error, self.journal.trouble, *self.journal.findings, *self.opened.findings)
+        return tuple(trouble for trouble in now if trouble)
+
+    async def close(self) -> None:
+        """Last sync, last snapshot, last rows, then the lock. Raises StateWriteFailed after freeing everything."""
+        try:
+            await self.states.close()
+        finally:
+            self.journal.close(self.states.synced)
+            purge(self.directory, self.states, self.journal)
+            self.lock.close()
+            self.directory.close()
+
+
+def open_store(
+    snapshot: Path,
+    clock: Clock,
+    *,
+    command: str = "vmsh-scheduler",
+    keep: Retention | None = None,
+    disk: Disk | None = None,
+) -> LocalStore:
+    """`snapshot` is what VMSH_STATE names. Raises Busy, Denied, CannotCreate, StateUnreadable (newer version),
+    StateWriteFailed (read-only or full). Needs no event loop."""
+    directory = open_directory(snapshot, disk=disk)
+    lock = StateLock(directory, clock, command)
+    try:
+        lock.acquire()
+        opened = load(directory)
+        _repair(directory, opened, clock.now())
+        return _assemble(directory, lock, opened, clock, keep)
+    except BaseException:
+        lock.release()
+        directory.close()
+        raise
+
+
+def _assemble(
+    directory: StateDirectory, lock: StateLock, opened: Opened, clock: Clock, keep: Retention | None
+) -> LocalStore:
+    journal = SqliteJournal(directory, clock, opened.end, keep)
+    states = LocalStates(directory, opened, clock, journal.reached)
+    states.on_saved = lambda: purge(directory, states, journal)
+    return LocalStore(directory, lock, opened, states, journal, LocalLeases(lock, states, clock))
+
+
+def _repair(directory: StateDirectory, opened: Opened, now: Millis) -> None:
+    """Damaged files are kept; a fresh directory becomes one that was in use, before anything else is in it."""
+    try:
+        for name in opened.keep_copy:
+            directory.set_aside(name, now, move=False)
+        for name in opened.set_aside:
+            directory.set_aside(name, now)
+        if opened.condition is Condition.FRESH:
+            _first_snapshot(directory, opened, now)
+        for name in DIRECTORIES:
+            directory.make_directory(name)
+        directory.sweep(now)
+    except OSError as error:
+        raise StateWriteFailed(
+            f"the state directory {directory.path} cannot be written: {error.strerror}", hint="see df, mount and lsattr"
+        ) from error
+
+
+def _first_snapshot(directory: StateDirectory, opened: Opened, now: Millis) -> None:
+    blocks = Blocks()
+    for job_id, state in opened.states.items():
+        blocks.put(job_id, state, state_text(state))
+    data = render(Meta(opened.end, opened.fence, "", now), *blocks.pieces())
+    directory.replace(directory.snapshot, data, keep_as=directory.previous)
+
+
+def purge(directory: StateDirectory, states: LocalStates, journal: SqliteJournal) -> None:
+    """Logs that neither snapshot needs and whose rows are in the journal."""
+    oldest = min(states.oldest_needed, journal.taken.gen)
+    for gen in directory.generations():
+        if gen < oldest:
+            directory.remove(directory.wal(gen))

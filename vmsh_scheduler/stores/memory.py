@@ -1,0 +1,101 @@
+"""Twins of the local stores that keep nothing: for tests and for runs that must leave no trace."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from vmsh_scheduler.domain.decision import Decision, Note
+from vmsh_scheduler.domain.run import Execution
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.ports import Change, Clock, Lease
+
+T = TypeVar("T")
+
+
+class MemoryJournal:
+    """Rows are values nobody else can reach, so `verify` has nothing to find."""
+
+    def __init__(self) -> None:
+        self._decisions: list[tuple[str, Decision]] = []
+        self._executions: list[tuple[str, Execution]] = []
+        self._notes: list[Note] = []
+
+    def take(self, change: Change) -> None:
+        self._decisions += [(change.job_id, decision) for decision in change.decisions]
+        if change.execution is not None:
+            self._executions.append((change.job_id, change.execution))
+        self._notes += change.notes
+
+    def decisions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Decision]:
+        found = [row for job, row in self._decisions if job_id in ("", job) and _before(row.at, before)]
+        return _newest_first(found, lambda row: row.at)[:limit]
+
+    def executions(self, job_id: str = "", *, before: Millis | None = None, limit: int = 50) -> list[Execution]:
+        found = [row for job, row in self._executions if job_id in ("", job) and _before(row.finished_at, before)]
+        return _newest_first(found, lambda row: row.finished_at)[:limit]
+
+    def execution(self, run_id: str) -> Execution | None:
+        return next((row for _, row in reversed(self._executions) if row.run.id == run_id), None)
+
+    def notes(self, *, limit: int = 50) -> list[Note]:
+        return _newest_first(self._notes, lambda note: note.at)[:limit]
+
+    def verify(self, job_id: str = "") -> list[str]:
+        return []
+
+
+def _newest_first(rows: Sequence[T], at: Callable[[T], Millis]) -> list[T]:
+    """Of equal instants the one written later comes first."""
+    return [rows[n] for n in sorted(range(len(rows)), key=lambda n: (at(rows[n]), n), reverse=True)]
+
+
+def _before(at: Millis, limit: Millis | None) -> bool:
+    return limit is None or at < limit
+
+
+class MemoryStates:
+    """ports.States in a dict."""
+
+    def __init__(self, states: Mapping[str, JobState] | None = None, journal: MemoryJournal | None = None) -> None:
+        self.journal = journal or MemoryJournal()
+        self._states = dict(states or {})
+
+    def get(self, job_id: str) -> JobState | None:
+        return self._states.get(job_id)
+
+    def all(self) -> Mapping[str, JobState]:
+        return dict(self._states)
+
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+        for change in changes:
+            if change.state is None:
+                self._states.pop(change.job_id, None)
+            else:
+                self._states[change.job_id] = change.state
+            self.journal.take(change)
+
+    async def close(self) -> None:
+        """Nothing to keep."""
+
+
+class MemoryLeases:
+    """Holders that share a `table` (name -> newest lease, and whether it is held) exclude each other."""
+
+    def __init__(self, clock: Clock, table: dict[str, tuple[Lease, bool]] | None = None) -> None:
+        self._clock = clock
+        self._table = {} if table is None else table
+
+    async def acquire(self, name: str) -> Lease | None:
+        last, held = self._table.get(name, (Lease(name, 0), False))
+        if held:
+            return None
+        lease = Lease(name, max(last.fence + 1, self._clock.now()))
+        self._table[name] = (lease, True)
+        return lease
+
+    async def renew(self, lease: Lease) -> bool:
+        return self._table.get(lease.name) == (lease, True)
+
+    async def release(self, lease: Lease) -> None:
+        if self._table.get(lease.name) == (lease, True):
+            self._table[lease.name] = (lease, False)
