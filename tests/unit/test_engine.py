@@ -451,6 +451,17 @@ class TestControl:
             await control.resolve("nope", "maybe", by="me")
 
 
+async def test_lost_state_starts_nothing_in_the_first_period_and_says_so() -> None:
+    world = World(cadence(10), cadence(3600, id="ns/cold"))
+    world.clock.move(3_000)
+    await world.start(lost=True)
+    await world.go(6 * SECOND)
+    assert world.executor.runs == []
+    assert {d.reason for d in world.decisions} == {Reason.STATE_LOST}
+    await world.go(10 * SECOND)
+    assert world.slots() == [NOON + 10_000]
+
+
 async def test_an_action_nobody_carries_out_is_skipped_with_a_reason() -> None:
     world = World(replace(cadence(10), action=CALLBACK))
     await world.start()

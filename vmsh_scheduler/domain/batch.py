@@ -60,21 +60,27 @@ class BadBatch:
 
 @dataclass(frozen=True, slots=True)
 class Covers:
-    """How far a job has come: the newest order covered, and the newest file change (ctime, ns) seen by then."""
+    """How far a job has come. What is at or below `order` is done, unless its file came after `horizon`."""
 
     order: str = ""
-    horizon: int = 0
+    horizon: int | None = None
+    """ctime in ns: files changed later were not seen then; None = never looked that way."""
+    recent: tuple[str, ...] = ()
+    """Ids beyond the horizon that were covered all the same (ctimes are coarse, so the horizon stays behind)."""
 
     def __str__(self) -> str:
-        return f"{self.order}|{self.horizon}"
+        if self.horizon is None:
+            return self.order
+        return f"{self.order}|{self.horizon}|{','.join(self.recent)}"
 
     @classmethod
     def read(cls, text: str) -> "Covers":
         """Inverse of str(); a bare order has no horizon."""
-        order, bar, horizon = text.rpartition("|")
-        if bar and horizon.isascii() and horizon.isdigit():
-            return cls(order, int(horizon[:20]))
-        return cls(text)
+        order, bar, rest = text.partition("|")
+        horizon, _, recent = rest.partition("|")
+        if not bar or not horizon.isascii() or not horizon.isdigit():
+            return cls(order)
+        return cls(order, int(horizon[:20]), tuple(recent.split(",")) if recent else ())
 
 
 def canonical(value: object) -> str:

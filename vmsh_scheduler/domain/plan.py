@@ -42,6 +42,14 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
     return replace(closed, revision=job.revision, upcoming=_planned_anew(job, state, now))
 
 
+def lost_slot(job: Job, now: Millis) -> Decision | None:
+    """The slot that is not run because nobody knows whether it was."""
+    first = job.trigger.first(now)
+    if first is None or not (isinstance(job.trigger, Interval) and job.trigger.since is Since.SLOT):
+        return None
+    return Decision(job.id, first.slot, Verdict.MISSED, Reason.STATE_LOST, now)
+
+
 def _planned_anew(job: Job, state: JobState, now: Millis) -> Next | None:
     first = job.trigger.first(now)
     if first is not None and (state.newest_slot is None or first.slot > state.newest_slot):

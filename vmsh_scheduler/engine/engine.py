@@ -106,8 +106,9 @@ class Engine:
             await self.board.withdraw(job_id)
             before = self.board.state(job_id)
             state = plan.admit(job, before, now, lost=lost)
+            missed = plan.lost_slot(job, now) if lost and before.revision != job.revision else None
             if state != before:
-                changes.append(Change(job_id, state))
+                changes.append(Change(job_id, state, () if missed is None else (missed,)))
         if changes:
             await self.board.commit(changes, durable=False)
         for job_id in ids:

@@ -1,0 +1,68 @@
+"""The command line: parse, one call, render, exit code. Every command is a few lines; the library does the work."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmsh_scheduler import __version__
+from vmsh_scheduler.cli import act, evidence, inspect, setup
+from vmsh_scheduler.cli.context import Context
+from vmsh_scheduler.errors import ConfigError, SchedulerError
+
+app = typer.Typer(
+    name="vmsh-scheduler",
+    help="Anchors Merkle roots on cadences and wakes agents on intervals; every due slot leaves a decision.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vmsh-scheduler {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    ctx: typer.Context,
+    root: Annotated[Path | None, typer.Option(help="Root of config, state and out (VMSH_ROOT).")] = None,
+    namespaces: Annotated[Path | None, typer.Option(help="namespaces.yaml (VMSH_NAMESPACES).")] = None,
+    agents: Annotated[Path | None, typer.Option(help="agents.yaml (VMSH_AGENTS).")] = None,
+    config: Annotated[Path | None, typer.Option(help="scheduler.yaml (VMSH_CONFIG).")] = None,
+    state: Annotated[Path | None, typer.Option(help="scheduler.json (VMSH_STATE).")] = None,
+    env_file: Annotated[Path | None, typer.Option(help="Read more environment from this file.")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    flags = {"root": root, "namespaces": namespaces, "agents": agents, "scheduler": config, "state": state}
+    ctx.obj = Context({name: str(path) for name, path in flags.items() if path is not None}, env_file)
+
+
+for module in (setup, inspect, act, evidence):
+    module.register(app)
+
+
+def start() -> int:
+    """Run the command line; our own errors become one line on stderr and their exit code, never a traceback."""
+    try:
+        result = app(standalone_mode=False)
+    except SchedulerError as error:
+        _complain(error)
+        return int(error.exit)
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(error: SchedulerError) -> None:
+    lines = list(error.problems) if isinstance(error, ConfigError) else []
+    if not lines or error.message not in lines:
+        lines.append(str(error))
+    sys.stderr.write("".join(f"vmsh-scheduler: {line}\n" if line == str(error) else f"{line}\n" for line in lines))

@@ -1,0 +1,68 @@
+"""What every command needs: the settings, and whoever answers - the running daemon, or the files on disk."""
+
+import getpass
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmsh_scheduler.api.client import call
+from vmsh_scheduler.errors import Unavailable
+from vmsh_scheduler.settings import Settings, load_settings, read_env_file
+
+if TYPE_CHECKING:  # the offline half loads most of the program: only commands that need it do
+    from vmsh_scheduler.oneshot import DiskView
+    from vmsh_scheduler.operations import AppOperations
+
+Json = dict[str, Any]
+SOCKET = "control.sock"
+
+
+@dataclass
+class Context:
+    """The global options, turned into settings when a command first asks."""
+
+    flags: dict[str, str]
+    env_file: Path | None = None
+
+    @cached_property
+    def environ(self) -> dict[str, str]:
+        """The real environment wins over --env-file."""
+        more = {} if self.env_file is None else read_env_file(self.env_file)
+        return {**more, **os.environ}
+
+    @cached_property
+    def settings(self) -> Settings:
+        return load_settings(self.flags, self.environ, Path.cwd())
+
+    @property
+    def who(self) -> str:
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):
+            return f"uid {os.getuid()}"
+
+    def ask(self, path: str, offline: "Callable[[DiskView], Json]", **values: object) -> Json:
+        """The daemon's answer; without a daemon, the same made from the files on disk."""
+        try:
+            return call(self._socket, "GET", path, values)
+        except Unavailable:
+            from vmsh_scheduler.oneshot import DiskView
+
+            return offline(DiskView(self.settings, self.environ))
+
+    def tell(self, path: str, offline: "Callable[[AppOperations], Awaitable[Json]]", **values: object) -> Json:
+        """Have the daemon do it; without a daemon, take the lock and do it here."""
+        try:
+            return call(self._socket, "POST", path, {**values, "by": self.who})
+        except Unavailable:
+            from vmsh_scheduler.observe.redact import Redactor
+            from vmsh_scheduler.oneshot import change
+
+            return change(self.settings, self.environ, Redactor(), offline)
+
+    @property
+    def _socket(self) -> str:
+        return str(self.settings.state_path.parent / SOCKET)

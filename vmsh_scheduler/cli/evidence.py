@@ -1,0 +1,123 @@
+"""Commands about what was anchored: seal, proof, verify. They load the anchors' library; the daemon never does."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from vmsh_scheduler import render
+from vmsh_scheduler.cli.context import Context
+from vmsh_scheduler.cli.options import AsJson
+from vmsh_scheduler.errors import Usage
+
+if TYPE_CHECKING:
+    from vmsh_scheduler.anchors.report import Row
+
+SHOW_AFTER_S = 1.0
+SHOWN = 40
+
+
+def register(app: typer.Typer) -> None:
+    for command in (seal, proof, verify):
+        app.command()(command)
+
+
+def seal(
+    ctx: typer.Context,
+    namespace: Annotated[str, typer.Argument(help="A namespace with `seal`; all of them without it.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Seal a batch now: a Merkle tree over the files that `seal.files` names."""
+    from vmsh_scheduler.anchors.sealing import Wanted
+    from vmsh_scheduler.anchors.sealing import seal as seal_files
+    from vmsh_scheduler.oneshot import DiskView
+
+    context: Context = ctx.obj
+    subjects = {
+        job.subject.namespace: job.subject
+        for job in DiskView(context.settings, context.environ).valid_jobs().values()
+        if job.subject is not None and job.subject.kind == "seal" and namespace in ("", job.subject.namespace)
+    }
+    if not subjects:
+        raise Usage(
+            f"namespace {namespace!r} has no `seal`" if namespace else "no namespace has `seal`",
+            hint="add `seal: {files: [...]}` to it in namespaces.yaml",
+        )
+    root, now = context.settings.root, int(time.time())
+    own = (root / "out", context.settings.state_path.parent)
+    results = {
+        name: seal_files(Wanted(name, s.files, Path(s.base), Path(s.directory), root, own), now)
+        for name, s in subjects.items()
+    }
+    if json:
+        render.as_json(results)
+        return
+    for name, result in results.items():
+        typer.echo(f"{name}: batch {result.get('batch')} {result.get('root')} ({result.get('status')})")
+
+
+def proof(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A sealed file.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the proof here instead of stdout.")] = None,
+) -> None:
+    """A self-contained proof that a file is in an anchored batch; always JSON."""
+    from vmsh_scheduler.anchors.proof import proof as make_proof
+
+    context: Context = ctx.obj
+    document = make_proof(context.settings.root, file.absolute())
+    if out is None:
+        render.as_json(document)
+    else:
+        out.write_text(render.json_text(document), encoding="utf-8")
+        typer.echo(f"proof written to {out}", err=True)
+
+
+def verify(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(help="A file, a batch id, a proof, local:LEDGER, or all.")] = "all",
+    json: AsJson = False,
+) -> int:
+    """Recompute batches, receipts, ledgers and proofs from the bytes on disk. Exit 1 if anything does not hold."""
+    from vmsh_scheduler.anchors.report import Report
+    from vmsh_scheduler.anchors.verify import checks
+
+    context: Context = ctx.obj
+    rows = _with_progress(checks(context.settings.root, what))
+    report = Report(tuple(rows))
+    if json:
+        render.as_json(report.to_json())
+    else:
+        _show(report.to_json())
+    return int(report.exit)
+
+
+def _with_progress(rows: Any) -> "list[Row]":
+    """Shows what is being looked at once that takes longer than a second."""
+    began, seen = time.monotonic(), []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    progress = Progress(*columns, console=render.console(stderr=True), transient=True)
+    task = progress.add_task("verifying")
+    try:
+        for row in rows:
+            seen.append(row)
+            if not progress.live.is_started and time.monotonic() - began > SHOW_AFTER_S:
+                progress.start()
+            progress.update(task, description=f"verifying: {len(seen)} things looked at")
+    finally:
+        progress.stop()
+    return seen
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Everything that failed, and a screenful of what holds."""
+    failed = [row for row in report["rows"] if not row["ok"]]
+    good = [row for row in report["rows"] if row["ok"]]
+    console = render.console()
+    console.print(render.report([*good[:SHOWN], *failed]))
+    if len(good) > SHOWN:
+        console.print(f"... and {len(good) - SHOWN} more that hold")
+    verdict = "all good" if report["ok"] else f"{report['failed']} FAILED"
+    console.print(f"{report['checked']} things checked: {verdict}")

@@ -1,0 +1,118 @@
+"""Commands that only look: status, next, why, history."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+
+from vmsh_scheduler import render
+from vmsh_scheduler.api.operations import HistoryQuery
+from vmsh_scheduler.cli.context import Context
+from vmsh_scheduler.cli.options import AsJson, Job, moment
+from vmsh_scheduler.clock import wall_clock
+from vmsh_scheduler.errors import Exit
+
+REFRESH_S = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+    app.command("next")(next_slots)
+    app.command()(why)
+    app.command()(history)
+
+
+def status(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless healthy.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Every job: last success, next start, backoff. From the daemon, or from disk without one."""
+    context: Context = ctx.obj
+    view = _status(context)
+    if watch and not json:
+        _watch(context, view)
+    elif json:
+        render.as_json(view)
+    else:
+        render.console().print(render.status(view))
+    return int(Exit.FAILED if check and view["status"] != "healthy" else Exit.OK)
+
+
+def _status(context: Context) -> dict[str, Any]:
+    return context.ask("/status", lambda disk: disk.status())
+
+
+def _watch(context: Context, view: dict[str, Any]) -> None:
+    with Live(render.status(view), console=render.console(), screen=False, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(render.status(_status(context)), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def next_slots(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000)] = 10,
+    json: AsJson = False,
+) -> None:
+    """The next slots over all jobs, were every run to succeed at once."""
+    context: Context = ctx.obj
+    view = context.ask("/next", lambda disk: disk.next(job, limit), job=job or None, limit=limit)
+    if json:
+        render.as_json(view)
+    else:
+        render.console().print(render.upcoming(view["slots"], view["now"]))
+
+
+def why(
+    ctx: typer.Context,
+    job: Job,
+    at: Annotated[str, typer.Option(help="An instant in the past: 2026-11-21T10:00:00Z, -15m.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Why a job did or did not run, will or will not, and what would have to change."""
+    context: Context = ctx.obj
+    when = moment(at, wall_clock()) if at else None
+    view = context.ask("/why", lambda disk: disk.why(job, when), job=job, at=when)
+    if json:
+        render.as_json(view)
+    else:
+        render.console().print(render.why(view, view["now"]))
+
+
+def history(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
+    before: Annotated[str, typer.Option(help="Only rows older than this.")] = "",
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000)] = 20,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chains instead.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Decisions and executions, newest first."""
+    context: Context = ctx.obj
+    if verify:
+        return _verify_history(context, job, json=json)
+    query = HistoryQuery(job, moment(before, wall_clock()) if before else None, limit)
+    view = context.ask("/history", lambda disk: disk.history(query), job=job or None, before=query.before, limit=limit)
+    if json:
+        render.as_json(view)
+    else:
+        render.console().print(render.history(view))
+    return 0
+
+
+def _verify_history(context: Context, job: str, *, json: bool) -> int:
+    from vmsh_scheduler.oneshot import DiskView
+
+    findings = DiskView(context.settings, context.environ).verify_history(job)
+    if json:
+        render.as_json({"findings": findings, "ok": not findings})
+    else:
+        typer.echo("\n".join(findings) or "every hash chain is intact")
+    return int(Exit.FAILED if findings else Exit.OK)

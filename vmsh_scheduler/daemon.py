@@ -1,0 +1,245 @@
+"""The process: signals, service manager, reload, upkeep, graceful stop. What it runs is App's."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vmsh_scheduler import __version__
+from vmsh_scheduler.app import App, Observers, open_app
+from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.errors import Busy, Exit
+from vmsh_scheduler.observe.log_events import LogObserver
+from vmsh_scheduler.observe.logs import SERVER_STARTED, STARTING, LogHandler, LogOptions, open_log, say, under_journald
+from vmsh_scheduler.observe.redact import Redactor
+from vmsh_scheduler.observe.systemd import Notifier
+from vmsh_scheduler.oneshot import TickReport, tick
+from vmsh_scheduler.operations import AppOperations, AppProbes
+from vmsh_scheduler.reload import Reloader
+from vmsh_scheduler.settings import Settings
+from vmsh_scheduler.signals import Signals
+
+if TYPE_CHECKING:  # loads aiohttp, which waits until the first slots have started
+    from vmsh_scheduler.api.server import Listener
+
+LOOK_EVERY_S = 1.0
+EXTRA_STOP: Millis = 15 * SECOND
+
+_LOG = logging.getLogger("vmsh_scheduler")
+
+
+class Daemon:
+    """Runs until a signal, or until something that must not end ends."""
+
+    def __init__(self, app: App, notifier: Notifier) -> None:
+        self.app = app
+        self.notifier = notifier
+        self.reloader = Reloader(app)
+        self.stop = asyncio.Event()
+        self.hurried = False
+        self._reload_wanted = asyncio.Event()
+        self._draining = False
+        self._fed: Millis = 0
+        self._listeners: list[Listener] = []
+
+    async def run(self) -> Exit:
+        """Start, serve, drain; the exit code says whether the drain was clean."""
+        loop = asyncio.get_running_loop()
+        signals = Signals(self._on_signal)
+        signals.install(loop)
+        try:
+            await self.reloader.first()
+            await self._serve()
+            return Exit.FAILED if self.hurried else Exit.OK
+        finally:
+            signals.remove(loop)
+
+    async def _serve(self) -> None:
+        engine = asyncio.ensure_future(self.app.engine.run(self.stop))
+        try:
+            await self._started(engine)
+            tasks = [engine, *map(asyncio.ensure_future, self._eternal())]
+            await self._until_stopped(tasks)
+        finally:
+            await self._drain()
+            await self._close_listeners()
+            engine.cancel()
+            with suppress(asyncio.CancelledError):
+                await engine
+
+    def _eternal(self) -> tuple[Coroutine[None, None, None], ...]:
+        return self._look_after(), self._reload_on_demand()
+
+    async def _started(self, engine: "asyncio.Future[None]") -> None:
+        """The first slots start before the HTTP library is loaded: it takes longer than all the rest."""
+        await asyncio.sleep(0.05)
+        if engine.done():
+            engine.result()
+        await self._listen()
+        self.notifier.ready(self._summary())
+
+    async def _listen(self) -> None:
+        from vmsh_scheduler.api.server import Address, listen_control, listen_metrics
+
+        settings = self.app.settings
+        control = await listen_control(str(settings.state_path.parent), AppOperations(self.app, self.reloader))
+        self._listeners.append(control)
+        address = Address(settings.metrics_host, settings.metrics_port)
+        listener = await listen_metrics(address, AppProbes(self.app))
+        self._listeners.append(listener)
+        say(_LOG, logging.INFO, SERVER_STARTED, host=settings.metrics_host, port=listener.port)
+
+    async def _until_stopped(self, tasks: list["asyncio.Future[None]"]) -> None:
+        """A task that ends by itself is a defect or a fault: it stops the process loudly."""
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and not self.stop.is_set():
+                    task.result()
+        finally:
+            stopped.cancel()
+            for task in tasks[1:]:
+                task.cancel()
+            await asyncio.gather(*tasks[1:], return_exceptions=True)
+
+    # -- upkeep --------------------------------------------------------------------------------------------
+
+    async def _look_after(self) -> None:
+        """Once a second: the files, the lock, the service manager, orphans."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self.reloader.poll()
+            self._check_lock()
+            self._feed_watchdog()
+            if os.getpid() == 1:
+                self.app.commands.reap_orphans()
+
+    def _check_lock(self) -> None:
+        if self.app.store.lock.check() and not self.app.store.lock.mend():
+            raise Busy(
+                f"the state directory {self.app.settings.state_path.parent} was moved or replaced",
+                hint="stopping, so that two daemons never work on one state",
+            )
+
+    def _feed_watchdog(self) -> None:
+        """Only if the engine advanced: a live loop over a dead engine is no life."""
+        if self.app.engine.last_tick != self._fed:
+            self._fed = self.app.engine.last_tick
+            self.notifier.watchdog()
+            self.notifier.status(self._summary())
+
+    def _summary(self) -> str:
+        body = self.app.health().body
+        namespaces = body["namespaces"]
+        counts: dict[str, int] = {}
+        if isinstance(namespaces, Mapping):
+            for namespace in namespaces.values():
+                counts[namespace["status"]] = counts.get(namespace["status"], 0) + 1
+        states = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
+        return f"{body['status']}: namespaces {states}; {self.app.engine.running} running"
+
+    # -- signals -------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted.set()
+        elif self._draining or self.stop.is_set():
+            self._hurry()
+        else:
+            say(_LOG, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            self.stop.set()
+            self.app.engine.wake()
+
+    def _hurry(self) -> None:
+        if not self.hurried:
+            say(_LOG, logging.WARNING, "hurrying", running=self.app.engine.running)
+        self.hurried = True
+        self.app.engine.hurry()
+
+    async def _reload_on_demand(self) -> None:
+        """SIGHUPs that arrive together are one reload; at most one a second."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            self.notifier.reloading(time.monotonic_ns() // 1000)
+            with suppress(Exception):  # said and counted by the reloader; the last good configuration stays
+                await self.reloader.now()
+            self.notifier.ready(self._summary())
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Start nothing more; wait for what runs, each by its own deadline and all by `drain`; then hurry."""
+        self._draining = True
+        engine = self.app.engine
+        limit = self.app.settings.drain_ms
+        self.notifier.stopping(f"waiting for {engine.running} runs")
+        if engine.running:
+            say(_LOG, logging.INFO, "draining", running=engine.running, runs=self._open_runs(), limit_ms=limit)
+            self.notifier.extend_timeout(limit + EXTRA_STOP)
+        began = self.app.clock.elapsed()
+        if not await engine.drain(limit):
+            self.hurried = True
+        took = self.app.clock.elapsed() - began
+        say(_LOG, logging.INFO, "stopped", forced=self.hurried, drained_ms=took)
+
+    def _open_runs(self) -> list[str]:
+        states = self.app.store.states.all().values()
+        return [f"{run.job_id} ({run.id})" for state in states for run in state.runs][:20]
+
+    async def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+
+
+def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
+    """The whole life of a daemon. Raises SchedulerError kinds for what keeps it from starting."""
+    redactor = Redactor(secrets_of(environ))
+    handler = open_logging(settings, environ, redactor)
+    try:
+        return asyncio.run(_main(settings, environ, redactor, handler))
+    finally:
+        handler.close()
+
+
+async def _main(settings: Settings, environ: Mapping[str, str], redactor: Redactor, handler: LogHandler) -> Exit:
+    observers = Observers(LogObserver(_LOG, handler.flush))
+    app = await open_app(settings, environ, observers, redactor, command="vmsh-scheduler run")
+    say(_LOG, logging.INFO, STARTING, pid=os.getpid(), state=str(settings.state_path), fence=app.fence)
+    for finding in app.store.opened.findings:
+        say(_LOG, logging.WARNING, "state finding", finding=finding)
+    try:
+        return await Daemon(app, Notifier.from_environ(environ)).run()
+    finally:
+        await app.close()
+
+
+def one_tick(settings: Settings, environ: Mapping[str, str]) -> TickReport:
+    """`tick`: the same engine, once. Raises SchedulerError kinds."""
+    redactor = Redactor(secrets_of(environ))
+    handler = open_logging(settings, environ, redactor)
+    try:
+        return tick(settings, environ, LogObserver(_LOG, handler.flush), redactor)
+    finally:
+        handler.close()
+
+
+def open_logging(settings: Settings, environ: Mapping[str, str], redactor: Redactor) -> LogHandler:
+    fd = sys.stderr.fileno()
+    options = LogOptions(settings.log_level, settings.log_format, __version__, under_journald(environ, fd))
+    return open_log(options, fd, redactor)
+
+
+SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "PASSWD", "_KEY", "CREDENTIAL")
+
+
+def secrets_of(environ: Mapping[str, str]) -> list[str]:
+    """Values of environment variables whose names say that they are secrets."""
+    return [value for name, value in environ.items() if any(word in name.upper() for word in SECRET_WORDS)]

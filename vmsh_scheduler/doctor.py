@@ -1,0 +1,127 @@
+"""Looks an installation over: each finding says what, whether it is well, and what to do."""
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vmsh_scheduler.api.client import call
+from vmsh_scheduler.clock import wall_clock
+from vmsh_scheduler.domain.action import Command
+from vmsh_scheduler.engine.engine import SANE_CLOCK
+from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
+from vmsh_scheduler.settings import Settings
+from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.watch import ConfigWatch
+from vmsh_scheduler.stores.local.directory import open_directory
+from vmsh_scheduler.stores.local.journal import JournalReader
+from vmsh_scheduler.stores.local.load import peek
+
+Row = dict[str, Any]
+SPARE_BYTES = 64 << 20
+
+
+def examine(settings: Settings, environ: Mapping[str, str]) -> list[Row]:
+    """One row per thing looked at; never raises for what is wrong."""
+    jobs = _compiled(settings, environ)
+    rows = [*_config(jobs), *_commands(jobs, environ), *_state(settings), *_disk(settings), *_clock()]
+    return [*rows, *_daemon(settings)]
+
+
+def _row(subject: str, kind: str, problem: str = "", fine: str = "") -> Row:
+    return {"subject": subject, "kind": kind, "ok": not problem, "detail": problem or fine}
+
+
+def _compiled(settings: Settings, environ: Mapping[str, str]) -> JobSet | ConfigError:
+    try:
+        return asyncio.run(compile_reading(ConfigWatch(settings.config_paths).read_now(), settings, environ))
+    except ConfigError as error:
+        return error
+
+
+def _config(jobs: JobSet | ConfigError) -> Iterator[Row]:
+    if isinstance(jobs, ConfigError):
+        yield from (_row("configuration", "config", problem) for problem in jobs.problems)
+    else:
+        yield _row("configuration", "config", fine=f"{len(jobs.jobs)} jobs")
+
+
+def _commands(jobs: JobSet | ConfigError, environ: Mapping[str, str]) -> Iterator[Row]:
+    """A command that cannot be found fails at its first slot; better now."""
+    if isinstance(jobs, ConfigError):
+        return
+    programs: dict[str, str] = {}
+    for job in jobs.jobs.values():
+        if isinstance(job.action, Command):
+            programs.setdefault(job.action.argv[0], job.id)
+    for program, job_id in programs.items():
+        found = shutil.which(program, path=environ.get("PATH"))
+        missing = "" if found else f"not found on PATH; {job_id} runs it: install it or give its full path"
+        yield _row(program, "command", missing, found or "")
+
+
+def _state(settings: Settings) -> Iterator[Row]:
+    path = settings.state_path
+    if not path.parent.exists():
+        yield _row(str(path.parent), "state", fine="not there yet; the first start makes it")
+        return
+    try:
+        directory = open_directory(path, create=False)
+        opened = peek(directory)
+        broken = JournalReader(directory).verify()
+    except SchedulerError as error:
+        yield _row(str(path), "state", str(error))
+        return
+    yield _row(str(path), "state", "; ".join(opened.findings), f"{opened.condition.value}, {len(opened.states)} jobs")
+    yield _row(str(path.with_suffix(".db")), "journal", "; ".join(broken[:3]), "every hash chain is intact")
+    held = [
+        f"run {state.held} of {job_id} waits for `resolve`" for job_id, state in opened.states.items() if state.held
+    ]
+    if held:
+        yield _row("held runs", "runs", "; ".join(held[:5]))
+
+
+def _disk(settings: Settings) -> Iterator[Row]:
+    place = next(parent for parent in (settings.state_path.parent, *settings.state_path.parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    few = f"only {free >> 20} MiB free: nothing starts when it is full" if free < SPARE_BYTES else ""
+    yield _row(str(place), "disk", few, f"{free >> 20} MiB free")
+    if not os.access(place, os.W_OK):
+        yield _row(str(place), "disk", f"not writable by uid {os.geteuid()}")
+
+
+def _clock() -> Iterator[Row]:
+    unset = "the clock is not set: nothing starts before 2020" if wall_clock() < SANE_CLOCK else ""
+    yield _row("clock", "clock", unset, "set")
+
+
+def _daemon(settings: Settings) -> Iterator[Row]:
+    path: Path = settings.state_path.parent / "control.sock"
+    try:
+        health = call(str(path), "GET", "/health")
+    except Unavailable:
+        yield _row("daemon", "daemon", fine="not running")
+        yield from _port(settings)
+        return
+    except SchedulerError as error:
+        yield _row("daemon", "daemon", str(error))
+        return
+    bad = (
+        "" if health["status"] == "healthy" else f"{health['status']}: {'; '.join(health['findings']) or 'see status'}"
+    )
+    yield _row("daemon", "daemon", bad, "running and healthy")
+
+
+def _port(settings: Settings) -> Iterator[Row]:
+    """Nobody of ours listens, so the port has to be free."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((settings.metrics_host, settings.metrics_port))
+        except OSError as error:
+            yield _row(f"port {settings.metrics_port}", "port", f"{error.strerror}: set METRICS_PORT to a free one")
+        else:
+            yield _row(f"port {settings.metrics_port}", "port", fine="free")

@@ -1,0 +1,194 @@
+"""What /health says, from jobs and states alone: no error texts, no paths, nothing a stranger may not read."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.retry import PhiBackoff
+from vmsh_scheduler.domain.run import Status
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import MINUTE, Interval, Millis
+
+AGENT_PREFIX = "_agents/"
+BACKOFF_CAP = 7
+"""Highest backoff level shown when the job's own retry has no cap."""
+BACKING_OFF_ABOVE = 3
+
+NEW = JobState()
+
+
+class Condition(Enum):
+    """The whole program's health: degraded still works, unhealthy does not."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+class Standing(Enum):
+    """How a namespace is doing."""
+
+    OK = "ok"
+    BACKING_OFF = "backing_off"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the process knows about itself; everything else is in the jobs' states."""
+
+    now: Millis
+    uptime_s: float
+    tick: Millis
+    """Longest nap between two ticks."""
+    last_tick: Millis | None = None
+    config_loaded: bool = True
+    config_valid: bool = True
+    """False: the file on disk is refused, the last good one is in force."""
+    state_writable: bool = True
+    state_origin: str = "found"
+    """found | fresh | recovered | lost: what the state was like at start."""
+    clock_sane: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A condition and the body that explains it."""
+
+    condition: Condition
+    body: Mapping[str, object]
+
+    def http_status(self, *, strict: bool = False) -> int:
+        """200 while it works; `strict`: only when nothing at all is wrong (the seed's rule)."""
+        bad = self.condition is not Condition.HEALTHY if strict else self.condition is Condition.UNHEALTHY
+        return 503 if bad else 200
+
+
+def is_agent(job: Job) -> bool:
+    return job.id.startswith(AGENT_PREFIX)
+
+
+def cadences(jobs: Iterable[Job]) -> Iterable[Job]:
+    """Jobs that anchor a namespace; agents and tasks are none."""
+    return (job for job in jobs if "namespace" in job.labels and not is_agent(job))
+
+
+def backoff_level(job: Job, state: JobState) -> int:
+    """Failures in a row, capped as the job's retry is (0..7 by default)."""
+    cap = job.policy.retry.cap if isinstance(job.policy.retry, PhiBackoff) else BACKOFF_CAP
+    return min(state.level, cap)
+
+
+def namespace_backoff(jobs: Iterable[Job], states: Mapping[str, JobState]) -> dict[str, int]:
+    """The highest backoff level of any cadence of each configured namespace."""
+    levels: dict[str, int] = {}
+    for job in cadences(jobs):
+        name = job.labels["namespace"]
+        levels[name] = max(levels.get(name, 0), backoff_level(job, states.get(job.id, NEW)))
+    return levels
+
+
+def standing(job: Job, state: JobState, now: Millis) -> Standing:
+    """One cadence. Nothing to anchor and nothing changed both count as up to date."""
+    if state.level > BACKING_OFF_ABOVE:
+        return Standing.BACKING_OFF
+    return Standing.STALE if _stale(job, state, now) else Standing.OK
+
+
+def _stale(job: Job, state: JobState, now: Millis) -> bool:
+    if not isinstance(job.trigger, Interval) or not job.enabled or state.pause is not None:
+        return False
+    limit = 2 * job.trigger.every + job.policy.retry.longest()
+    fresh = [t for t in _up_to_date_at(state) if t <= now + job.trigger.every]
+    return bool(fresh) and now - max(fresh) > limit
+
+
+def _up_to_date_at(state: JobState) -> list[Millis]:
+    """Closing a slot without a run means that there was nothing to do: the slot says when."""
+    times = (state.first_seen, state.last_success, state.newest_slot)
+    return [t for t in times if t is not None]
+
+
+def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) -> Health:
+    """The full body in the seed's shape, with our own keys beside it."""
+    jobs = tuple(jobs)
+    namespaces = _namespaces(jobs, states, vitals.now)
+    runs = _runs(jobs, states)
+    condition = _condition(namespaces, runs, vitals)
+    body: dict[str, object] = {
+        "status": condition.value,
+        "uptime": round(vitals.uptime_s, 3),
+        "lastTick": _last_tick(vitals),
+        "namespaces": namespaces,
+        "config": {"loaded": vitals.config_loaded, "valid": vitals.config_valid},
+        "state": {"writable": vitals.state_writable, "origin": vitals.state_origin},
+        "clock": {"sane": vitals.clock_sane},
+        "runs": runs,
+        "agents": _agents(jobs, states),
+    }
+    return Health(condition, body)
+
+
+def _last_tick(vitals: Vitals) -> Millis:
+    """Before the first tick the start counts."""
+    return vitals.now - int(vitals.uptime_s * 1000) if vitals.last_tick is None else vitals.last_tick
+
+
+def _namespaces(jobs: Iterable[Job], states: Mapping[str, JobState], now: Millis) -> dict[str, dict[str, object]]:
+    grouped: dict[str, list[tuple[Job, JobState]]] = {}
+    for job in cadences(jobs):
+        grouped.setdefault(job.labels["namespace"], []).append((job, states.get(job.id, NEW)))
+    return {name: _namespace(members, now) for name, members in grouped.items()}
+
+
+def _namespace(members: list[tuple[Job, JobState]], now: Millis) -> dict[str, object]:
+    found = {standing(job, state, now) for job, state in members}
+    worst = next(s for s in (Standing.BACKING_OFF, Standing.STALE, Standing.OK) if s in found)
+    last = {
+        job.labels.get("cadence", job.name): state.last_success // 1000
+        for job, state in members
+        if state.last_success is not None
+    }
+    return {
+        "lastAnchor": last,
+        "backoff": max(backoff_level(job, state) for job, state in members),
+        "status": worst.value,
+    }
+
+
+def _runs(jobs: Iterable[Job], states: Mapping[str, JobState]) -> dict[str, int]:
+    """`unknown`: jobs whose last run nobody saw end; `held`: those that wait for `resolve`."""
+    known = [states[job.id] for job in jobs if job.id in states]
+    return {
+        "running": sum(len(state.runs) for state in known),
+        "unknown": sum(state.last_status == Status.UNKNOWN.value for state in known),
+        "held": sum(bool(state.held) for state in known),
+        "paused": sum(state.pause is not None for state in known),
+    }
+
+
+def _agents(jobs: Iterable[Job], states: Mapping[str, JobState]) -> dict[str, int]:
+    agents = [(job, states.get(job.id, NEW)) for job in jobs if is_agent(job)]
+    paused = sum(not job.enabled or state.pause is not None for job, state in agents)
+    return {
+        "count": len(agents),
+        "running": len(agents) - paused,
+        "paused": paused,
+        "failing": sum(state.level > BACKING_OFF_ABOVE for _, state in agents),
+    }
+
+
+def _condition(namespaces: Mapping[str, Mapping[str, object]], runs: Mapping[str, int], vitals: Vitals) -> Condition:
+    silent = vitals.now - _last_tick(vitals) > max(MINUTE, 3 * vitals.tick)
+    if silent or not vitals.config_loaded or not vitals.state_writable:
+        return Condition.UNHEALTHY
+    troubles = (
+        not vitals.config_valid,
+        not vitals.clock_sane,
+        vitals.state_origin in {"recovered", "lost"},
+        runs["unknown"] > 0,
+        runs["held"] > 0,
+        any(body["status"] != Standing.OK.value for body in namespaces.values()),
+    )
+    return Condition.DEGRADED if any(troubles) else Condition.HEALTHY

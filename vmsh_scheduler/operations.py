@@ -1,0 +1,126 @@
+"""What can be asked of the program, answered from an opened App: behind the control socket, and for the CLI alone."""
+
+import asyncio
+from collections.abc import Mapping
+
+from vmsh_scheduler.api.operations import HistoryQuery, Json
+from vmsh_scheduler.app import App
+from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain.explain import did, will
+from vmsh_scheduler.domain.health import Health
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.domain.views import history_view, job_view, next_view, why_view
+from vmsh_scheduler.errors import NotFound
+from vmsh_scheduler.observe.metrics import Extra
+from vmsh_scheduler.ports import Journal
+from vmsh_scheduler.reload import Reloader
+
+LOOK_BACK = 2_000
+"""Journal rows searched for the slot that `why --at` asks about."""
+
+
+def find_job(jobs: Mapping[str, Job], job_id: str) -> Job:
+    job = jobs.get(job_id)
+    if job is None:
+        known = ", ".join(list(jobs)[:5]) or "none configured"
+        raise NotFound(f"no job {job_id}", hint=f"jobs are called NAMESPACE/CADENCE or _agents/USER/AGENT: {known}")
+    return job
+
+
+def explain(job: Job, state: JobState, now: Millis, at: Millis | None, journal: Journal) -> Json:
+    """`why`: what will happen, or what became of the slot in force at `at`."""
+    if at is None or at > now:
+        return why_view(will(job, plan.admit(job, state, now), now))
+    decisions = journal.decisions(job.id, limit=LOOK_BACK)
+    return why_view(did(job, at, decisions, journal.executions(job.id, limit=LOOK_BACK)))
+
+
+def history(journal: Journal, query: HistoryQuery) -> Json:
+    decisions = journal.decisions(query.job, before=query.before, limit=query.limit)
+    return history_view(decisions, journal.executions(query.job, before=query.before, limit=query.limit))
+
+
+class AppProbes:
+    """Implements api.Probes: what anybody who reaches the metrics listener may read."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def health(self) -> Health:
+        return self._app.health()
+
+    def ready(self) -> Mapping[str, bool]:
+        return {"config": self._app.config.loaded, "lock": self._app.store.lock.check() == ""}
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        app = self._app
+        extra = Extra(last_tick=app.engine.last_tick or None, config_valid=not app.config.problems)
+        taken = app.metrics.take(app.engine.board.jobs.values(), app.store.states.all(), app.clock.now(), extra)
+        return await asyncio.to_thread(app.metrics.render, taken, accept)
+
+
+class AppOperations:
+    """Implements api.Operations over the live engine."""
+
+    def __init__(self, app: App, reloader: Reloader) -> None:
+        self._app = app
+        self._reloader = reloader
+        self._board = app.engine.board
+
+    def status(self) -> Json:
+        now = self._app.clock.now()
+        return {
+            "now": now,
+            "source": "the daemon is running",
+            "status": self._app.health().condition.value,
+            "config_hash": self._app.config.config_hash,
+            "findings": self._findings(),
+            "fence": self._app.fence,
+            "jobs": [
+                job_view(job, self._board.state(id), now, queued=id in self._board.queued)
+                for id, job in self._board.jobs.items()
+            ],
+        }
+
+    def health(self) -> Json:
+        body = dict(self._app.health().body)
+        return {**body, "findings": self._findings(), "problems": list(self._app.config.problems)}
+
+    def next(self, job: str, limit: int) -> Json:
+        jobs = {job: find_job(self._board.jobs, job)} if job else self._board.jobs
+        now = self._app.clock.now()
+        return {"now": now, "slots": next_view(jobs, {id: self._board.state(id) for id in jobs}, now, limit)}
+
+    def why(self, job: str, at: Millis | None) -> Json:
+        found, now = find_job(self._board.jobs, job), self._app.clock.now()
+        return {"now": now, **explain(found, self._board.state(job), now, at, self._app.store.journal)}
+
+    def history(self, query: HistoryQuery) -> Json:
+        return history(self._app.store.journal, query)
+
+    async def trigger(self, job: str, *, by: str) -> Json:
+        return {"job": job, "slot": await self._app.control.fire(job, by=by)}
+
+    async def pause(self, job: str, *, until: Millis | None, note: str, by: str) -> Json:
+        await self._app.control.pause(job, until=until, note=note, by=by)
+        return {"job": job, "paused": True, "until": until}
+
+    async def resume(self, job: str, *, by: str) -> Json:
+        await self._app.control.resume(job, by=by)
+        return {"job": job, "paused": False}
+
+    async def resolve(self, run: str, verdict: str, *, by: str) -> Json:
+        return {"job": await self._app.control.resolve(run, verdict, by=by), "run": run, "as": verdict}
+
+    async def reset(self, job: str, *, by: str) -> Json:
+        await self._app.control.reset(job, by=by)
+        return {"job": job, "backoff": 0}
+
+    async def reload(self, *, by: str) -> Json:
+        jobs = await self._reloader.now()
+        return {"config_hash": jobs.config_hash, "jobs": len(jobs.jobs), "warnings": list(jobs.warnings)}
+
+    def _findings(self) -> list[str]:
+        return [*self._app.config.problems, *self._app.config.warnings, *self._app.store.troubles()]

@@ -1,0 +1,82 @@
+"""The configuration while the daemon runs: noticed, read, compiled, put in force; refused, the last good one stays."""
+
+import asyncio
+from collections.abc import Mapping
+
+from vmsh_scheduler.app import App
+from vmsh_scheduler.domain.events import ConfigRejected, Trouble
+from vmsh_scheduler.errors import ConfigError
+from vmsh_scheduler.sources.catalog import JobSet
+from vmsh_scheduler.sources.watch import Reading
+
+MASS = 4
+"""With fewer jobs, losing half of them is no accident worth asking about."""
+CONFIRMATIONS = 2
+"""Further looks at the same file before a mass removal is believed (reliability C10)."""
+
+
+class Reloader:
+    """One reload at a time; `poll` once a second, `now` when somebody asks."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = asyncio.Lock()
+        self._doubted: JobSet | None = None
+        self._looks = 0
+
+    async def first(self) -> JobSet:
+        """At start: raises ConfigError, for there is no last good configuration yet."""
+        jobs = await self._app.compile(self._app.watch.read_now())
+        await self._app.put_in_force(jobs, first=True)
+        return jobs
+
+    async def poll(self) -> None:
+        """One cheap look; never raises for what is in the files."""
+        async with self._lock:
+            try:
+                reading = self._app.watch.poll(self._app.clock.elapsed())
+                if reading is not None:
+                    await self._take(reading, sure=False)
+                elif self._doubted is not None:
+                    await self._look_again()
+            except ConfigError as error:
+                self._refuse(error)
+
+    async def now(self) -> JobSet:
+        """Read at once and believe it; raises ConfigError with every problem if it is refused."""
+        async with self._lock:
+            try:
+                return await self._take(self._app.watch.read_now(), sure=True)
+            except ConfigError as error:
+                self._refuse(error)
+                raise
+
+    async def _take(self, reading: Reading, *, sure: bool) -> JobSet:
+        jobs = await self._app.compile(reading)
+        self._doubted = None
+        if not sure and self._is_mass_removal(jobs.jobs):
+            self._doubted, self._looks = jobs, 0
+            self._say("config_mass_removal", jobs)
+        else:
+            await self._app.put_in_force(jobs)
+        return jobs
+
+    async def _look_again(self) -> None:
+        self._looks += 1
+        if self._looks >= CONFIRMATIONS and self._doubted is not None:
+            jobs, self._doubted = self._doubted, None
+            await self._app.put_in_force(jobs)
+
+    def _is_mass_removal(self, jobs: Mapping[str, object]) -> bool:
+        known = self._app.engine.board.jobs
+        gone = sum(job_id not in jobs for job_id in known)
+        return len(known) >= MASS and gone * 2 > len(known)
+
+    def _say(self, what: str, jobs: JobSet) -> None:
+        known = len(self._app.engine.board.jobs)
+        self._app.observers(Trouble(self._app.clock.now(), what, {"before": known, "after": len(jobs.jobs)}))
+
+    def _refuse(self, error: ConfigError) -> None:
+        self._doubted = None
+        self._app.config.problems = error.problems
+        self._app.observers(ConfigRejected(self._app.clock.now(), error.problems))
