@@ -99,15 +99,17 @@ def standing(job: Job, state: JobState, now: Millis) -> Standing:
 def _stale(job: Job, state: JobState, now: Millis) -> bool:
     if not isinstance(job.trigger, Interval) or not job.enabled or state.pause is not None:
         return False
-    limit = 2 * job.trigger.every + job.policy.retry.longest()
-    fresh = [t for t in _up_to_date_at(state) if t <= now + job.trigger.every]
-    return bool(fresh) and now - max(fresh) > limit
+    age = now - _up_to_date_at(state, now, now + job.trigger.every)
+    # The longest backoff is worth a power: computed only for those that are late at all.
+    return age > 2 * job.trigger.every and age > 2 * job.trigger.every + job.policy.retry.longest()
 
 
-def _up_to_date_at(state: JobState) -> list[Millis]:
-    """Closing a slot without a run means that there was nothing to do: the slot says when."""
-    times = (state.first_seen, state.last_success, state.newest_slot)
-    return [t for t in times if t is not None]
+def _up_to_date_at(state: JobState, now: Millis, latest: Millis) -> Millis:
+    """Closing a slot without a run means that there was nothing to do: the slot says when.
+
+    Instants beyond `latest` come from a clock that was wrong and prove nothing."""
+    known = [t for t in (state.first_seen, state.last_success, state.newest_slot) if t is not None and t <= latest]
+    return max(known, default=now)
 
 
 def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) -> Health:
