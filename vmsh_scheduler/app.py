@@ -26,6 +26,7 @@ from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.config_files import Watched
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
 from vmsh_scheduler.sources.watch import ConfigWatch, Reading
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
@@ -122,6 +123,9 @@ class App:
         self.store.states.note_config(jobs.config_hash)
         await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
         await self.engine.recover()
+        if first:
+            await self.engine.forget_removed()
+            self.commands.sweep({run.id for state in self.store.states.all().values() for run in state.runs})
 
     def health(self) -> Health:
         now = self.clock.now()
@@ -196,7 +200,7 @@ async def _wire(
         commands,
         metrics,
         observers,
-        ConfigWatch(settings.config_paths),
+        watch_of(settings),
         clock.now(),
         lease.fence,
     )
@@ -206,6 +210,17 @@ def _subjects(settings: Settings, tools: Tools, observers: Observers, clock: Sys
     if not settings.anchor_write_enabled:
         return KillSwitch()
     return BatchSubjects(clock, tools, observers)
+
+
+def watch_of(settings: Settings) -> ConfigWatch:
+    """Only namespaces.yaml has to be there."""
+    return ConfigWatch(
+        (
+            Watched("namespaces", settings.namespaces),
+            Watched("agents", settings.agents, optional=True),
+            Watched("scheduler", settings.scheduler, optional=True),
+        )
+    )
 
 
 def longest_nap(settings: Settings, environ: Mapping[str, str]) -> Millis:

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 from vmsh_scheduler import __version__
 from vmsh_scheduler.app import App, Observers, open_app
 from vmsh_scheduler.domain.trigger import SECOND, Millis
-from vmsh_scheduler.errors import Busy, Exit
+from vmsh_scheduler.errors import Busy, Exit, SchedulerError
 from vmsh_scheduler.observe.log_events import LogObserver
-from vmsh_scheduler.observe.logs import SERVER_STARTED, STARTING, LogHandler, LogOptions, open_log, say, under_journald
+from vmsh_scheduler.observe.logs import (
+    FATAL,
+    SERVER_STARTED,
+    STARTING,
+    LogHandler,
+    LogOptions,
+    open_log,
+    say,
+    under_journald,
+)
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.observe.systemd import Notifier
 from vmsh_scheduler.oneshot import TickReport, tick
@@ -205,6 +214,13 @@ def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
     handler = open_logging(settings, environ, redactor)
     try:
         return asyncio.run(_main(settings, environ, redactor, handler))
+    except SchedulerError as error:
+        say(_LOG, logging.CRITICAL, FATAL, err=str(error), code=error.code)
+        raise
+    except Exception as error:
+        # a defect of ours: the trace goes to the log, and whoever supervises us starts us again
+        _LOG.critical(FATAL, exc_info=error)
+        return Exit.FAILED
     finally:
         handler.close()
 

@@ -7,7 +7,8 @@ from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import ConfigRejected, Trouble
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources.catalog import JobSet
-from vmsh_scheduler.sources.watch import Reading
+from vmsh_scheduler.sources.watch import Reading, Unstable
+from vmsh_scheduler.sources.watch import Trouble as Unreadable
 
 MASS = 4
 """With fewer jobs, losing half of them is no accident worth asking about."""
@@ -34,13 +35,20 @@ class Reloader:
         """One cheap look; never raises for what is in the files."""
         async with self._lock:
             try:
-                reading = self._app.watch.poll(self._app.clock.elapsed())
-                if reading is not None:
-                    await self._take(reading, sure=False)
-                elif self._doubted is not None:
-                    await self._look_again()
+                await self._noticed(self._app.watch.poll(self._app.clock.elapsed()))
             except ConfigError as error:
                 self._refuse(error)
+
+    async def _noticed(self, found: Reading | Unreadable | Unstable | None) -> None:
+        match found:
+            case Reading():
+                await self._take(found, sure=False)
+            case Unreadable():
+                self._refuse(ConfigError("the configuration cannot be read", problems=found.problems))
+            case None if self._doubted is not None:
+                await self._look_again()
+            case _:
+                pass
 
     async def now(self) -> JobSet:
         """Read at once and believe it; raises ConfigError with every problem if it is refused."""

@@ -219,6 +219,20 @@ class TestReload:
         assert world.state().succeeded == 1
 
 
+async def test_states_of_removed_jobs_go_after_a_month() -> None:
+    world = World(cadence(10), cadence(10, id="old/fast"))
+    await world.start()
+    await world.tick()
+    await world.engine.sync({"ns/fast": world.jobs["ns/fast"]}, "cfg2")
+    world.clock.move(29 * 24 * HOUR)
+    await world.engine.forget_removed()
+    assert world.states.get("old/fast") is not None
+    world.clock.move(2 * 24 * HOUR)
+    await world.engine.forget_removed()
+    assert world.states.get("old/fast") is None
+    assert world.states.get("ns/fast") is not None
+
+
 class TestSubjects:
     def world(self, **subject: bool) -> World:
         job = replace(cadence(10), subject=replace(SUBJECT, **subject))  # type: ignore[arg-type]  # flags by name

@@ -171,9 +171,7 @@ class TestDecide:
         job = cadence(10)
         state = finished(job, OK)
         at = NOON + 10_000
-        assert verdicts(plan.decide(replace(job, enabled=False), state, at)) == [
-            (Verdict.SKIPPED, Reason.DISABLED, 1)
-        ]
+        assert verdicts(plan.decide(replace(job, enabled=False), state, at)) == [(Verdict.SKIPPED, Reason.DISABLED, 1)]
         assert verdicts(plan.decide(job, state, at, stopping=True)) == [(Verdict.SKIPPED, Reason.DRAIN, 1)]
         assert verdicts(plan.decide(job, state, at, queued=True)) == [(Verdict.SKIPPED, Reason.CAPACITY, 1)]
 
@@ -383,7 +381,12 @@ class TestSubject:
         run = run_of(job, NOON, found=found)
         done = Outcome(Status.OK, result={"tx": "0x1"})
         state = plan.settle(job, plan.begin(opened(job), run), run, done, NOON)
-        assert (state.found_id, state.found_digest, state.covers, state.result) == ("1", "sha256:aa", "k1", {"tx": "0x1"})
+        assert (state.found_id, state.found_digest, state.covers, state.result) == (
+            "1",
+            "sha256:aa",
+            "k1",
+            {"tx": "0x1"},
+        )
 
 
 def test_a_manual_slot_is_above_every_slot_used() -> None:

@@ -14,6 +14,7 @@ from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.board import Board
 from vmsh_scheduler.engine.carry import Carrier, Identity
 from vmsh_scheduler.engine.lanes import Lanes
+from vmsh_scheduler.engine.upkeep import forgotten
 from vmsh_scheduler.ports import Agenda, Change, Clock, Executor, Observer, States, Subjects
 
 SLICE = 200
@@ -113,6 +114,13 @@ class Engine:
             await self.board.commit(changes, durable=False)
         for job_id in ids:
             await self.board.reschedule(job_id)
+
+    async def forget_removed(self) -> None:
+        """Drop the states of jobs that were taken out of the configuration long ago."""
+        states = self.board.states.all()
+        gone = forgotten(states, self.board.jobs, self.clock.now())
+        if gone:
+            await self.board.commit([Change(job_id, None) for job_id in gone], durable=False)
 
     # -- recovery ------------------------------------------------------------------------------------------
 
