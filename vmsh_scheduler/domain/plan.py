@@ -26,9 +26,6 @@ class Step:
     start: bool = False
 
 
-# -- a job is seen -------------------------------------------------------------------------------------------
-
-
 def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobState:
     """Job seen at start-up or after a reload: an unchanged one keeps its plan and backoff.
 
@@ -67,9 +64,6 @@ def clamp(job: Job, state: JobState, now: Millis) -> JobState:
     return replace(state, upcoming=upcoming, ready_at=ready_at)
 
 
-# -- time passed ---------------------------------------------------------------------------------------------
-
-
 def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | None:
     """When `decide` has to look at this job again; None = not before something else happens to it."""
     times: list[Millis] = []
@@ -94,7 +88,9 @@ def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False, stop
     if refusal is not None:
         verdict, reason = refusal
         after = replace(state, upcoming=_beyond(job, state, passed, now))
-        return Step(after, (_decision(job, state, passed, now, verdict, reason),), _ready(after, now, queued, stopping))
+        return Step(
+            after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(after, now, queued, stopping)
+        )
     return _open_slot(job, state, passed, now)
 
 
@@ -126,7 +122,7 @@ def _open_slot(job: Job, state: JobState, passed: Passed, now: Millis) -> Step:
     if keep < passed.count:
         gone = replace(passed, newest=passed.newest - keep * passed.step, count=passed.count - keep)
         reason = Reason.LIMIT if job.policy.catch_up is CatchUp.ALL else Reason.WINDOW
-        decisions.append(_decision(job, state, gone, now, Verdict.MISSED, reason))
+        decisions.append(_decision(job, state, gone, now, (Verdict.MISSED, reason)))
     if keep == 0:
         after = replace(state, upcoming=_beyond(job, state, passed, now))
         return Step(after, tuple(decisions))
@@ -135,7 +131,7 @@ def _open_slot(job: Job, state: JobState, passed: Passed, now: Millis) -> Step:
         return _fire(state, left.oldest, now, tuple(decisions), _one_by_one(job, state, left, now))
     if left.count > 1:
         older = replace(left, newest=left.newest - left.step, count=left.count - 1)
-        decisions.append(_decision(job, state, older, now, Verdict.SUPERSEDED, Reason.COALESCED))
+        decisions.append(_decision(job, state, older, now, (Verdict.SUPERSEDED, Reason.COALESCED)))
     return _fire(state, left.newest, now, tuple(decisions), _beyond(job, state, passed, now))
 
 
@@ -194,9 +190,9 @@ def _pause_over(state: JobState, now: Millis) -> JobState:
     return replace(state, pause=None)
 
 
-def _decision(job: Job, state: JobState, passed: Passed, now: Millis, verdict: Verdict, reason: Reason) -> Decision:
+def _decision(job: Job, state: JobState, passed: Passed, now: Millis, why: tuple[Verdict, Reason]) -> Decision:
     step = passed.step if passed.count > 1 else 0
-    return Decision(job.id, passed.newest, verdict, reason, now, passed.count, step, "", inputs_of(state))
+    return Decision(job.id, passed.newest, *why, now, passed.count, step, "", inputs_of(state))
 
 
 def inputs_of(state: JobState) -> dict[str, object]:
@@ -209,9 +205,6 @@ def inputs_of(state: JobState) -> dict[str, object]:
     if state.ready_at is not None:
         inputs["ready_at"] = state.ready_at
     return inputs
-
-
-# -- a run starts --------------------------------------------------------------------------------------------
 
 
 def attempt_of(state: JobState) -> int:
@@ -278,9 +271,6 @@ def manual_slot(state: JobState, now: Millis) -> Millis:
     """A label off the grid for what somebody asked for, above every slot used so far (decision 2)."""
     used = [s for s in (state.newest_slot, state.slot) if s is not None]
     return max([now, *(s + 1 for s in used)])
-
-
-# -- a run ended ---------------------------------------------------------------------------------------------
 
 
 def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
@@ -392,9 +382,6 @@ def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
     if isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH and state.slot is None:
         return replace(state, upcoming=job.trigger.following(state.newest_slot, now))
     return state
-
-
-# -- looking ahead -------------------------------------------------------------------------------------------
 
 
 def upcoming_slots(job: Job, state: JobState, now: Millis) -> Iterator[Next]:

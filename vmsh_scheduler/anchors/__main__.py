@@ -1,0 +1,47 @@
+"""`python -m vmsh_scheduler.anchors VERB`: JSON on stdin, one JSON line on stdout, exit code by kind of failure."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, TextIO
+
+from vmsh_scheduler.anchors.facts import read_facts
+from vmsh_scheduler.anchors.failures import of_os
+from vmsh_scheduler.errors import Exit, SchedulerError
+
+VERBS: Mapping[str, str] = {
+    "seal": "vmsh_scheduler.anchors.sealing",
+    "combine": "vmsh_scheduler.anchors.combine",
+    "local": "vmsh_scheduler.anchors.local",
+    "verify": "vmsh_scheduler.anchors.verify",
+    "proof": "vmsh_scheduler.anchors.proof",
+}
+"""Loaded by name, so that a verb pays only for its own imports."""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str], stdin: BinaryIO, out: TextIO) -> int:
+    """Exit code; the last line of `out` is the result, also of a failure."""
+    if len(argv) != 1 or argv[0] not in VERBS:
+        sys.stderr.write(f"usage: python -m vmsh_scheduler.anchors {'|'.join(VERBS)}\n")
+        return Exit.USAGE
+    try:
+        facts = read_facts(stdin, environ)
+        result = importlib.import_module(VERBS[argv[0]]).run(facts)
+    except SchedulerError as error:
+        return _failed(error, out)
+    except OSError as error:
+        return _failed(of_os(error), out)
+    out.write(json.dumps(result) + "\n")
+    return int(result.pop("exit", Exit.OK))
+
+
+def _failed(error: SchedulerError, out: TextIO) -> int:
+    sys.stderr.write(f"{error}\n")
+    out.write(json.dumps({"status": "failed", "code": error.code, "message": str(error)}) + "\n")
+    return error.exit
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ, sys.stdin.buffer, sys.stdout))

@@ -1,0 +1,183 @@
+"""Receipts (spec vaultmesh section 6): who anchored which batch where. One file per batch, one anchor per chain.
+
+The receipts of v0 events, which their sealer wrote, get the same anchors."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vmsh_scheduler.anchors import disk
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
+from vmsh_scheduler.domain import merkle
+from vmsh_scheduler.domain.batch import (
+    V0,
+    Batch,
+    Document,
+    digest_holds,
+    hash_bytes,
+    hash_text,
+    is_hash,
+    load,
+    render,
+    strength,
+    with_digest,
+)
+
+VERIFIER = "did:vm:arbiter:local-sealer"
+_WARNINGS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """A batch that an anchor speaks for; `via`: where its root stands in the super-batch that was anchored."""
+
+    batch: Batch
+    via: Document = field(default_factory=dict)
+
+
+def covered_by(batch: Batch, document: Mapping[str, Any], members: Sequence[Batch]) -> list[Covered]:
+    """The batch itself and, of a super-batch, each member with its path up to the root."""
+    covered, listed = [Covered(batch)], document["batches"] if members else []
+    places = {item["id"]: index for index, item in enumerate(listed)}
+    tree = merkle.tree([merkle.leaf_hash(hash_bytes(item["root"])) for item in listed])
+    for member in members:
+        path = [hash_text(node) for node in tree.inclusion(places[member.id])]
+        via = {"batch": batch.id, "root": batch.root, "index": places[member.id], "size": tree.size, "path": path}
+        covered.append(Covered(member, via))
+    return covered
+
+
+def path_of(out: Path, batch_id: str) -> Path:
+    """Apart from event receipts, so that no event id can name it."""
+    return out / "receipts" / "batches" / f"{batch_id}.json"
+
+
+def record(out: Path, covered: Sequence[Covered], attestation: Document) -> list[str]:
+    """Adds the attestation to every receipt concerned; what could not be done is returned as warnings."""
+    disk.make_directory(out / "receipts" / "batches")
+    warnings: list[str] = []
+    with disk.locked(out / "receipts"):
+        for item in covered:
+            warnings += _record_batch(out, item, attestation)
+        events = {item.batch.root: item for item in covered if item.batch.tree == V0}
+        if events:
+            warnings += _record_events(out / "receipts", events, attestation)
+    return warnings[:_WARNINGS]
+
+
+def read(path: Path) -> Document:
+    """Of a batch; Corrupt unless it is exactly what `record` writes."""
+    raw = disk.read(path, disk.SMALL_LIMIT)
+    document = load(raw)
+    if isinstance(document, str):
+        raise Corrupt(f"receipt is {document}")
+    anchors = document.get("anchors")
+    if not isinstance(anchors, list) or not anchors or not all(is_attestation(anchor) for anchor in anchors):
+        raise Corrupt("receipt has no well-formed anchors")
+    if not digest_holds(document) or render(document).encode() != raw or document.get("batchId") != path.stem:
+        raise Corrupt("receipt was changed: it does not match its own digest")
+    if not is_hash(document.get("batchRoot")) or document.get("anchor") != anchors[0]:
+        raise Corrupt("receipt lacks its root, or its anchor is not the first of its anchors")
+    return document
+
+
+def is_attestation(value: object) -> bool:
+    """chain, tx, block, ts of the right types."""
+    if not isinstance(value, dict):
+        return False
+    texts = all(isinstance(value.get(name), str) and value[name] for name in ("chain", "tx"))
+    return texts and all(type(value.get(name)) is int for name in ("block", "ts"))
+
+
+def merged(anchors: Sequence[Document], new: Document) -> list[Document]:
+    """Strongest chain first; the earliest anchor of a chain stays."""
+    if any(anchor["chain"] == new["chain"] for anchor in anchors):
+        return list(anchors)
+    return sorted([*anchors, new], key=lambda anchor: (strength(anchor["chain"]), anchor["chain"]))
+
+
+def _record_batch(out: Path, item: Covered, attestation: Document) -> list[str]:
+    path = path_of(out, item.batch.id)
+    warnings: list[str] = []
+    anchors: list[Document] = []
+    if path.exists():
+        try:
+            anchors = _anchors_of(path, item.batch)
+        except Invalid as error:
+            aside = path.with_suffix(".damaged")
+            path.rename(aside)
+            warnings.append(f"{path}: {error.message}; kept as {aside.name}, a new one is written")
+    after = merged(anchors, _attested(attestation, item))
+    if after != anchors:
+        disk.replace(path, render(_batch_receipt(item.batch, after)).encode())
+    return warnings
+
+
+def _anchors_of(path: Path, batch: Batch) -> list[Document]:
+    document = read(path)
+    if document["batchRoot"] != batch.root:
+        raise Corrupt("receipt is for another root")
+    anchors: list[Document] = document["anchors"]
+    return anchors
+
+
+def _batch_receipt(batch: Batch, anchors: list[Document]) -> Document:
+    return with_digest(
+        {
+            "batchId": batch.id,
+            "batchRoot": batch.root,
+            "tree": batch.tree,
+            "namespace": batch.namespace,
+            "anchor": anchors[0],
+            "anchors": anchors,
+            "verifier": VERIFIER,
+            "integrity": f"vmr1-{batch.id}",
+        }
+    )
+
+
+def _attested(attestation: Document, item: Covered) -> Document:
+    return {**attestation, "via": item.via} if item.via else attestation
+
+
+def _record_events(directory: Path, wanted: Mapping[str, Covered], attestation: Document) -> list[str]:
+    warnings = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            document = read_event(path)
+        except (OSError, Invalid) as error:
+            warnings.append(f"{path}: {error}")
+            continue
+        item = wanted.get(document["batchRoot"])
+        if item is not None:
+            _record_event(path, document, _attested(attestation, item))
+    return warnings
+
+
+def _record_event(path: Path, document: Document, attestation: Document) -> None:
+    after = merged(event_anchors(document), attestation)
+    changed = {**document, "anchor": after[0], "anchors": after}
+    if changed != document:
+        disk.replace(path, json.dumps(changed, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def event_anchors(document: Document) -> list[Document]:
+    """Of a v0 receipt, however its writer kept them; `vm:internal` is no anchor."""
+    listed = document.get("anchors", [document.get("anchor")])
+    return [anchor for anchor in listed if is_attestation(anchor) and not anchor["chain"].startswith("vm:")]
+
+
+def read_event(path: Path) -> Document:
+    """A v0 event receipt; Invalid when it is none."""
+    document = load(disk.read(path, disk.SMALL_LIMIT))
+    if isinstance(document, str):
+        raise Invalid(f"receipt is {document}")
+    path_texts = document.get("path")
+    hashes = is_hash(document.get("eventHash")) and is_hash(document.get("batchRoot"))
+    if not hashes or not isinstance(path_texts, list) or not all(is_hash(text) for text in path_texts):
+        raise Invalid("receipt lacks eventHash, batchRoot or path")
+    if not isinstance(document.get("anchors", []), list):
+        raise Invalid("receipt's anchors are no list")
+    return document

@@ -1,0 +1,134 @@
+"""`verify`: recomputes everything that can be recomputed; one row per thing looked at."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmsh_scheduler.anchors import batch_check, disk, ledger_check, receipt_check
+from vmsh_scheduler.anchors.evidence import Evidence, Glance
+from vmsh_scheduler.anchors.facts import Facts
+from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.proof import FORMAT, check_proof, proof, proof_rows
+from vmsh_scheduler.anchors.report import Report, Row
+from vmsh_scheduler.domain.batch import Document, is_id, load
+from vmsh_scheduler.errors import NotFound, Usage
+
+
+def run(facts: Facts) -> Document:
+    """The verb: {root, what}."""
+    report = verify(facts.root, facts.text("what") or "all")
+    return {"status": "ok" if report.ok else "failed", "exit": int(report.exit), **report.to_json()}
+
+
+def verify(root: Path, what: str = "all") -> Report:
+    """`what`: all, a batch id, local:<ledger>, or a file: batch, receipt, proof, kept checkpoint or sealed file.
+
+    Raises Usage when it is none of these."""
+    return Report.of(checks(root, what))
+
+
+def checks(root: Path, what: str = "all") -> Iterator[Row]:
+    """The same row by row, for a progress display."""
+    evidence = Evidence(root)
+    if what in ("", "all"):
+        return _everything(evidence)
+    if what.startswith("local:"):
+        return _ledger(evidence, what)
+    path = evidence.find(Path(what))
+    if path.is_file():
+        return _file(evidence, path)
+    if is_id(what) and evidence.batch_path(what).exists():
+        return _batch(evidence, what)
+    raise Usage(f"{what!r} is no batch, ledger or file below {evidence.root}")
+
+
+def _everything(evidence: Evidence) -> Iterator[Row]:
+    seen = False
+    for row in _all_rows(evidence):
+        seen = True
+        yield row
+    if not seen:
+        yield Row(str(evidence.out), "nothing", True, "nothing to verify yet: no batch, ledger or receipt")
+
+
+def _all_rows(evidence: Evidence) -> Iterator[Row]:
+    for row, _ in evidence.ledgers.values():
+        yield row
+    for path in evidence.batch_paths():
+        yield from batch_check.check(evidence, path)
+    yield from _gone(evidence)
+    for path in _receipts(evidence, "batches"):
+        yield from receipt_check.check_batch_receipt(evidence, path)
+    for path in _receipts(evidence, ""):
+        yield from receipt_check.check_event_receipt(evidence, path)
+    for batch in evidence.newest().values():
+        yield from batch_check.check_files(evidence, evidence.batch_path(batch.id))
+
+
+def _receipts(evidence: Evidence, part: str) -> list[Path]:
+    return sorted(path for path in (evidence.out / "receipts" / part).glob("*.json") if path.name[0] != ".")
+
+
+def _gone(evidence: Evidence) -> Iterator[Row]:
+    """Batches that were anchored with their file, which is there no more."""
+    for name, (_, view) in evidence.ledgers.items():
+        anchored = {entry.about.batch for entry in view.entries if entry.about.file} if view else set()
+        for identity in sorted(anchored - evidence.batches.keys()):
+            yield Row(identity, "batch", False, f"gone, though ledger {name!r} anchored it")
+
+
+def _ledger(evidence: Evidence, what: str) -> Iterator[Row]:
+    found = evidence.ledgers.get(what.partition(":")[2])
+    if found is None:
+        raise Usage(f"there is no ledger {what} below {evidence.out}")
+    yield found[0]
+
+
+def _batch(evidence: Evidence, identity: str) -> Iterator[Row]:
+    yield from batch_check.check(evidence, evidence.batch_path(identity))
+    yield from batch_check.check_files(evidence, evidence.batch_path(identity))
+    receipt = evidence.out / "receipts" / "batches" / f"{identity}.json"
+    if receipt.exists():
+        yield from receipt_check.check_batch_receipt(evidence, receipt)
+    else:
+        yield Row(identity, "receipt", True, "none: not anchored yet, or by a rail that writes none")
+
+
+def _file(evidence: Evidence, path: Path) -> Iterator[Row]:
+    """By what it is: the place decides for batches and receipts, the content for proofs and checkpoints."""
+    place = path.resolve().parent
+    if place == (evidence.out / "batches").resolve():
+        return _batch(evidence, path.stem)
+    if place == (evidence.out / "receipts" / "batches").resolve():
+        return receipt_check.check_batch_receipt(evidence, path)
+    if place == (evidence.out / "receipts").resolve():
+        return receipt_check.check_event_receipt(evidence, path)
+    return _by_content(evidence, path) or _sealed(evidence, path)
+
+
+def _by_content(evidence: Evidence, path: Path) -> Iterator[Row] | None:
+    try:
+        raw = disk.read(path, disk.SMALL_LIMIT)
+    except (OSError, Invalid):
+        return None
+    document = load(raw)
+    if isinstance(document, dict) and document.get("format") == FORMAT:
+        return iter(check_proof(document))
+    text = raw.decode(errors="replace")
+    for _, view in evidence.ledgers.values():
+        if view is not None and text.startswith(f"{view.verifier.name}\n") and "\n\n— " in text:
+            return iter([ledger_check.compare(text, view)])
+    return None
+
+
+def _sealed(evidence: Evidence, path: Path) -> Iterator[Row]:
+    """A file: its newest anchored batch, the way up to the checkpoint, and whether it still is what was sealed."""
+    subject = str(path)
+    try:
+        document = proof(evidence.root, path, evidence=evidence)
+    except (NotFound, Invalid) as error:
+        yield Row(subject, "file", False, str(error))
+        return
+    batch = evidence.batches.get(document["batch"]["id"])
+    if isinstance(batch, Glance):
+        yield from batch_check.check(evidence, evidence.batch_path(batch.batch.id))
+    yield from proof_rows(document, path)
