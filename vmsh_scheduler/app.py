@@ -26,7 +26,6 @@ from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import JobSet, compile_reading
-from vmsh_scheduler.sources.config_files import Watched
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
 from vmsh_scheduler.sources.watch import ConfigWatch, Reading
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
@@ -70,7 +69,8 @@ class Tools:
     def _job(self, verb: str, document: Mapping[str, object]) -> Job:
         argv = (sys.executable, "-P", "-m", "vmsh_scheduler.anchors", verb)
         policy = Policy(retry=FlatRetry(SECOND), timeout=TOOL_TIMEOUT, misfire_grace=0)
-        action = Command(argv, payload=document, cwd=str(self._settings.root))
+        payload = {"root": str(self._settings.root), "keys": str(self._settings.keys_dir), **document}
+        action = Command(argv, payload=payload)
         return Job(f"_system/{verb}", verb, verb, Manual(), action, policy, revision="")
 
 
@@ -200,7 +200,7 @@ async def _wire(
         commands,
         metrics,
         observers,
-        watch_of(settings),
+        ConfigWatch(settings.config_paths),
         clock.now(),
         lease.fence,
     )
@@ -210,17 +210,6 @@ def _subjects(settings: Settings, tools: Tools, observers: Observers, clock: Sys
     if not settings.anchor_write_enabled:
         return KillSwitch()
     return BatchSubjects(clock, tools, observers)
-
-
-def watch_of(settings: Settings) -> ConfigWatch:
-    """Only namespaces.yaml has to be there."""
-    return ConfigWatch(
-        (
-            Watched("namespaces", settings.namespaces),
-            Watched("agents", settings.agents, optional=True),
-            Watched("scheduler", settings.scheduler, optional=True),
-        )
-    )
 
 
 def longest_nap(settings: Settings, environ: Mapping[str, str]) -> Millis:

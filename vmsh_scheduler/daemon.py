@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler import __version__
 from vmsh_scheduler.app import App, Observers, open_app
@@ -103,11 +103,12 @@ class Daemon:
         self._listeners.append(listener)
         say(_LOG, logging.INFO, SERVER_STARTED, host=settings.metrics_host, port=listener.port)
 
-    async def _until_stopped(self, tasks: list["asyncio.Future[None]"]) -> None:
+    async def _until_stopped(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
         """A task that ends by itself is a defect or a fault: it stops the process loudly."""
         stopped = asyncio.ensure_future(self.stop.wait())
+        watched: set[asyncio.Future[Any]] = {stopped, *tasks}
         try:
-            await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done() and not self.stop.is_set():
                     task.result()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vmsh_scheduler.api.client import call
-from vmsh_scheduler.app import watch_of
 from vmsh_scheduler.clock import wall_clock
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.engine.engine import SANE_CLOCK
 from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import peek
@@ -37,7 +37,7 @@ def _row(subject: str, kind: str, problem: str = "", fine: str = "") -> Row:
 
 def _compiled(settings: Settings, environ: Mapping[str, str]) -> JobSet | ConfigError:
     try:
-        return asyncio.run(compile_reading(watch_of(settings).read_now(), settings, environ))
+        return asyncio.run(compile_reading(ConfigWatch(settings.config_paths).read_now(), settings, environ))
     except ConfigError as error:
         return error
 

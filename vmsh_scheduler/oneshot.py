@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from vmsh_scheduler.api.operations import HistoryQuery, Json
-from vmsh_scheduler.app import App, Observers, open_app, watch_of
+from vmsh_scheduler.app import App, Observers, open_app
 from vmsh_scheduler.clock import SystemClock
 from vmsh_scheduler.domain.events import Finished
 from vmsh_scheduler.domain.health import Vitals, assess
@@ -21,6 +21,7 @@ from vmsh_scheduler.ports import Observer
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import Condition, Opened, peek
@@ -143,7 +144,7 @@ class DiskView:
     def _compile(self, environ: Mapping[str, str]) -> JobSet:
         """A bad configuration is shown, and does not keep people from seeing the state."""
         try:
-            reading = watch_of(self._settings).read_now()
+            reading = ConfigWatch(self._settings.config_paths).read_now()
             return asyncio.run(compile_reading(reading, self._settings, environ))
         except ConfigError as error:
             self._problems = error.problems

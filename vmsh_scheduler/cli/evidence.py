@@ -1,6 +1,8 @@
 """Commands about what was anchored: seal, proof, verify. They load the anchors' library; the daemon never does."""
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,15 +49,16 @@ def seal(
         )
     root, now = context.settings.root, int(time.time())
     own = (root / "out", context.settings.state_path.parent)
-    results = {
-        name: seal_files(Wanted(name, s.files, Path(s.base), Path(s.directory), root, own), now)
-        for name, s in subjects.items()
-    }
+    with reading_disk():
+        results = {
+            name: seal_files(Wanted(name, s.files, Path(s.base), Path(s.directory), root, own), now)
+            for name, s in subjects.items()
+        }
     if json:
         render.as_json(results)
         return
     for name, result in results.items():
-        typer.echo(f"{name}: batch {result.get('batch')} {result.get('root')} ({result.get('status')})")
+        typer.echo(f"{name}: batch {result.get('id')} {result.get('root')} ({result.get('status')})")
 
 
 def proof(
@@ -67,7 +70,8 @@ def proof(
     from vmsh_scheduler.anchors.proof import proof as make_proof
 
     context: Context = ctx.obj
-    document = make_proof(context.settings.root, file.absolute())
+    with reading_disk():
+        document = make_proof(context.settings.root, file.absolute())
     if out is None:
         render.as_json(document)
     else:
@@ -85,7 +89,8 @@ def verify(
     from vmsh_scheduler.anchors.verify import checks
 
     context: Context = ctx.obj
-    rows = _with_progress(checks(context.settings.root, what))
+    with reading_disk():
+        rows = _with_progress(checks(context.settings.root, what))
     report = Report(tuple(rows))
     if json:
         render.as_json(report.to_json())
@@ -94,7 +99,18 @@ def verify(
     return int(report.exit)
 
 
-def _with_progress(rows: Any) -> "list[Row]":
+@contextmanager
+def reading_disk() -> Iterator[None]:
+    """A file that cannot be read or written is told as one line."""
+    from vmsh_scheduler.anchors.failures import of_os
+
+    try:
+        yield
+    except OSError as error:
+        raise of_os(error) from error
+
+
+def _with_progress(rows: "Iterable[Row]") -> "list[Row]":
     """Shows what is being looked at once that takes longer than a second."""
     began, seen = time.monotonic(), []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

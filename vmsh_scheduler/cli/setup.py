@@ -56,11 +56,11 @@ def validate_config(ctx: typer.Context, json: AsJson = False) -> None:
     """Check every file; every problem at once as file:line:col: path: message. Exit 78 if there is one."""
     import asyncio
 
-    from vmsh_scheduler.app import watch_of
     from vmsh_scheduler.sources.catalog import compile_reading
+    from vmsh_scheduler.sources.watch import ConfigWatch
 
     context: Context = ctx.obj
-    reading = watch_of(context.settings).read_now()
+    reading = ConfigWatch(context.settings.config_paths).read_now()
     jobs = asyncio.run(compile_reading(reading, context.settings, context.environ))
     sys.stderr.write("".join(f"warning: {line}\n" for line in jobs.warnings))
     if json:
