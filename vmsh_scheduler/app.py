@@ -3,7 +3,7 @@
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from socket import gethostname
 
 from vmsh_scheduler import __version__
@@ -25,7 +25,7 @@ from vmsh_scheduler.observe.metrics import Metrics
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.catalog import BIG, JobSet, compile_reading
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
 from vmsh_scheduler.sources.watch import ConfigWatch, Reading
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
@@ -34,6 +34,8 @@ from vmsh_scheduler.stores.local.load import Condition
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 TOOL_TIMEOUT: Millis = 10 * MINUTE
+BIG_AT_START = 1 << 20
+"""Bytes of configuration from which on a child compiles it at start too, to keep its memory out of ours."""
 
 
 class Observers:
@@ -112,9 +114,11 @@ class App:
     reload: Callable[[], object] | None = None
     """Set by the daemon: read the configuration now."""
 
-    async def compile(self, reading: Reading) -> JobSet:
-        """Raises ConfigError with every problem of every file."""
-        return await compile_reading(reading, self.settings, self.environ)
+    async def compile(self, reading: Reading, *, first: bool = False) -> JobSet:
+        """Raises ConfigError with every problem of every file. At start nothing runs yet that could be delayed."""
+        big = BIG_AT_START if first else BIG
+        jobs = await compile_reading(reading, self.settings, self.environ, big=big)
+        return replace(jobs, warnings=(*reading.warnings, *jobs.warnings))
 
     async def put_in_force(self, jobs: JobSet, *, first: bool = False) -> None:
         """The engine follows this job set from now on."""

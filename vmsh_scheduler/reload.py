@@ -27,7 +27,7 @@ class Reloader:
 
     async def first(self) -> JobSet:
         """At start: raises ConfigError, for there is no last good configuration yet."""
-        jobs = await self._app.compile(self._app.watch.read_now())
+        jobs = await self._app.compile(self._app.watch.read_now(), first=True)
         await self._app.put_in_force(jobs, first=True)
         return jobs
 

@@ -37,9 +37,7 @@ class Files:
 
     raw: Mapping[str, bytes]
     sha256: str = "c0ffee"
-    names: Mapping[str, str] = field(
-        default_factory=lambda: {"namespaces": "namespaces.yaml", "agents": "agents.yaml"}
-    )
+    names: Mapping[str, str] = field(default_factory=lambda: {"namespaces": "namespaces.yaml", "agents": "agents.yaml"})
 
 
 def files(namespaces: str | None = None, agents: str | None = None) -> Files:

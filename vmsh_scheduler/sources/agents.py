@@ -1,0 +1,117 @@
+"""agents.yaml -> one Job per Forge agent: `_agents/<userId>/<agentId>`, fixed delay after each cycle."""
+
+from collections.abc import Iterator, Mapping
+
+from vmsh_scheduler.domain.action import Action, Callback
+from vmsh_scheduler.domain.job import Job, OnUnknown, Policy
+from vmsh_scheduler.domain.retry import FlatRetry
+from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, Since
+from vmsh_scheduler.sources import grammar
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision
+from vmsh_scheduler.sources.documents import AgentsFile, AgentSpec
+
+SHORTEST: Millis = 1 * SECOND
+"""Floor of a cycle's interval (forge-os section 5)."""
+LONGEST_WAIT: Millis = 5 * SECOND
+"""A failed cycle is tried again after this or the interval, whichever is less (forge-os section 6)."""
+TIMEOUT: Millis = 30 * SECOND
+ANONYMOUS = "anon"
+COMMAND_ONLY = ("env", "cwd", "umask", "limits", "pass_env", "grace", "outlive")
+
+
+def judge(data: object) -> Iterator[Flaw]:
+    """Every cross-field problem of the raw document: identities twice, a callback of both or no kind."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, agent in _agents(data):
+        user, name = agent.get("userId", ANONYMOUS), agent.get("agentId")
+        if isinstance(user, str) and isinstance(name, str):
+            first = seen.setdefault((user, name), index)
+            if first != index:
+                again = f"the same agentId and userId as agents[{first}]"
+                yield Flaw(("agents", index, "agentId"), again)
+        callback = agent.get("callback")
+        if isinstance(callback, Mapping):
+            yield from _judge_callback(callback, ("agents", index, "callback"))
+
+
+def doubts(data: object) -> Iterator[Flaw]:
+    """What is allowed but probably not meant."""
+    for index, agent in _agents(data):
+        interval = agent.get("cycleIntervalMs")
+        if isinstance(interval, int) and 0 < interval < SHORTEST:
+            yield Flaw(("agents", index, "cycleIntervalMs"), f"is raised to {SHORTEST}, the shortest there is")
+
+
+def compile_agents(file: AgentsFile, wanted: Wanted, into: Compiled) -> None:
+    """`file` has passed `judge`."""
+    for spec in file.agents:
+        job = _job(spec, wanted)
+        into.jobs[job.id] = job
+
+
+def _agents(data: object) -> Iterator[tuple[int, Mapping[object, object]]]:
+    listed = data.get("agents") if isinstance(data, Mapping) else None
+    if isinstance(listed, (list, tuple)):
+        yield from ((index, agent) for index, agent in enumerate(listed) if isinstance(agent, Mapping))
+
+
+def _judge_callback(callback: Mapping[object, object], place: Place) -> Iterator[Flaw]:
+    chosen = [key for key in ("command", "url") if callback.get(key) is not None]
+    if len(chosen) != 1:
+        found = "not both" if chosen else "has neither"
+        yield Flaw(place, f"takes either `command` or `url`: {found}", at_key=True)
+    elif chosen == ["url"]:
+        for key in COMMAND_ONLY:
+            if key in callback:
+                yield Flaw((*place, key), "belongs to `command`; a `url` has no use for it", at_key=True)
+
+
+def _job(spec: AgentSpec, wanted: Wanted) -> Job:
+    identity = f"_agents/{spec.user_id}/{spec.agent_id}"
+    interval = max(SHORTEST, spec.cycle_interval_ms)
+    trigger = Interval(interval, since=Since.FINISH)
+    action, policy = _action(spec, wanted), _policy(spec, interval)
+    return Job(
+        id=identity,
+        name=spec.name or spec.agent_id,
+        lane=identity,
+        trigger=trigger,
+        action=action,
+        policy=policy,
+        revision=revision(trigger, action, policy, None),
+        labels={"user": spec.user_id, "agent": spec.agent_id},
+        enabled=spec.status == "RUNNING",
+    )
+
+
+def _action(spec: AgentSpec, wanted: Wanted) -> Action:
+    payload = _payload(spec)
+    if spec.callback.url is not None:
+        return Callback(spec.callback.url, payload)
+    return command(spec.callback, spec.callback.command or (), wanted, payload=payload, env={})
+
+
+def _payload(spec: AgentSpec) -> dict[str, object]:
+    """The part of a cycle's body that is known before it runs (forge-os section 7), and the wallet."""
+    return {
+        "event": "forgeos.scheduler.cycle",
+        "agent": {
+            "id": spec.agent_id,
+            "userId": spec.user_id,
+            "name": spec.name or spec.agent_id,
+            "strategyLabel": spec.strategy_label,
+            "cycleIntervalMs": max(SHORTEST, spec.cycle_interval_ms),
+            "walletAddress": spec.wallet_address,
+        },
+    }
+
+
+def _policy(spec: AgentSpec, interval: Millis) -> Policy:
+    return Policy(
+        retry=FlatRetry(min(interval, LONGEST_WAIT)),
+        timeout=spec.callback.timeout or TIMEOUT,
+        # a fixed delay has no later slot that could stand in for a late one
+        misfire_grace=grammar.LONGEST,
+        on_unknown=OnUnknown.RETRY,
+        crash_exact=False,
+    )

@@ -1,0 +1,234 @@
+"""namespaces.yaml -> one Job per cadence: `<namespace>/<level>`, on the epoch grid, anchoring batches."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from vmsh_scheduler.domain.action import Command, ErrorRule
+from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap, Policy, Subject
+from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
+from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, stable_phase
+from vmsh_scheduler.sources import grammar
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision
+from vmsh_scheduler.sources.documents import CadenceSpec, NamespacesFile, NamespaceSpec, RetrySpec
+
+CHAINS = ("eip155", "btc")
+"""Schemes whose runs cost money and time: longer timeout, an unknown run is held (decision 11)."""
+SKIP_GRACE: Millis = 10 * SECOND
+USUAL_LEVELS = ("fast", "strong", "cold")
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """One level of one namespace, with what its siblings and the settings add to it."""
+
+    namespace: str
+    level: str
+    spec: CadenceSpec
+    period: Millis
+    subject: Subject
+
+    @property
+    def id(self) -> str:
+        return f"{self.namespace}/{self.level}"
+
+    @property
+    def scheme(self) -> str:
+        return grammar.target(self.spec.target).scheme
+
+
+def judge(data: object) -> Iterator[Flaw]:
+    """Every cross-field problem of the raw document; says nothing about what the models refuse anyway."""
+    for name, namespace in _items(data, "namespaces"):
+        place: Place = ("namespaces", name)
+        yield from _refusal(grammar.namespace, name, place)
+        if isinstance(namespace, Mapping) and isinstance(namespace.get("cadence"), Mapping):
+            yield from _judge_levels(dict(_items(namespace, "cadence")), (*place, "cadence"))
+
+
+def doubts(data: object) -> Iterator[Flaw]:
+    """What is allowed but probably not meant."""
+    names = {name for name, _ in _items(data, "namespaces")}
+    for name, namespace in _items(data, "namespaces"):
+        place: Place = ("namespaces", name)
+        if name.endswith(":") and name.rstrip(":") in names:
+            yield Flaw(place, "differs from another namespace only by its trailing colon", at_key=True)
+        elif name.endswith(":"):
+            kept = "ends in a colon, which is part of the name (`name::` in YAML is the key `name:`)"
+            yield Flaw(place, kept, at_key=True)
+        for level, _ in _items(namespace, "cadence"):
+            meant = grammar.suggestion(level, USUAL_LEVELS)
+            if meant and level not in USUAL_LEVELS:
+                yield Flaw((*place, "cadence", level), f"is an unusual name for a level{meant}", at_key=True)
+
+
+def compile_namespaces(file: NamespacesFile, wanted: Wanted, into: Compiled) -> None:
+    """`file` has passed `judge`. Adds jobs, and a problem for each cadence without a command."""
+    for name, namespace in file.namespaces.items():
+        periods, _ = grammar.periods({level: grammar.every(c.every) for level, c in namespace.cadence.items()})
+        for level, spec in namespace.cadence.items():
+            cadence = Cadence(name, level, spec, periods[level], _subject(name, namespace, spec, wanted))
+            if spec.command or wanted.commands.get(cadence.scheme):
+                into.jobs[cadence.id] = _job(cadence, wanted)
+            else:
+                place = ("namespaces", name, "cadence", level, "target")
+                into.problems.append(Flaw(place, _no_command(cadence.scheme)))
+
+
+def _items(data: object, key: str) -> Iterator[tuple[str, object]]:
+    """Items of the mapping under `key` whose keys are texts; nothing if there is no such mapping."""
+    inner = data.get(key) if isinstance(data, Mapping) else None
+    if isinstance(inner, Mapping):
+        yield from ((name, value) for name, value in inner.items() if isinstance(name, str))
+
+
+def _refusal(check: Callable[[object], object], name: str, place: Place) -> Iterator[Flaw]:
+    try:
+        check(name)
+    except grammar.GrammarError as error:
+        yield Flaw(place, str(error), at_key=True)
+
+
+def _judge_levels(levels: Mapping[str, object], place: Place) -> Iterator[Flaw]:
+    if "fast" not in levels:
+        meant = [name for name in levels if grammar.suggestion(name, ["fast"])]
+        hint = f" (did you mean it where it says {meant[0]}?)" if meant else ""
+        yield Flaw(place, f"level `fast` is required{hint}", at_key=True)
+    readable: dict[str, grammar.Every] = {}
+    for name, spec in levels.items():
+        yield from _refusal(grammar.level, name, (*place, name))
+        period = _readable(spec)
+        if period is not None:
+            readable[name] = period
+    periods, wrong = grammar.periods(readable, levels.keys())
+    for name, message in wrong.items():
+        yield Flaw((*place, name, "every"), message)
+    for name, period_ms in periods.items():
+        yield from _judge_splay(levels[name], period_ms, (*place, name, "splay"))
+
+
+def _readable(spec: object) -> grammar.Every | None:
+    try:
+        return grammar.every(spec.get("every")) if isinstance(spec, Mapping) else None
+    except grammar.GrammarError:
+        return None
+
+
+def _judge_splay(spec: object, period: Millis, place: Place) -> Iterator[Flaw]:
+    try:
+        splay = grammar.duration(spec.get("splay")) if isinstance(spec, Mapping) else 0
+    except grammar.GrammarError:
+        return
+    if splay > period:
+        yield Flaw(place, "must not be longer than the level's period")
+
+
+def _no_command(scheme: str) -> str:
+    return (
+        f"no command anchors `{scheme}:` targets: set `command` in this cadence, "
+        f"or `commands.{scheme}` in scheduler.yaml"
+    )
+
+
+def _subject(name: str, namespace: NamespaceSpec, spec: CadenceSpec, wanted: Wanted) -> Subject:
+    batches = Subject("batches", name, str(wanted.root / "out" / "batches"), reanchor=spec.reanchor)
+    if namespace.seal is None:
+        return batches
+    return replace(batches, kind="seal", files=namespace.seal.files, base=str(wanted.root / namespace.seal.base))
+
+
+def _job(cadence: Cadence, wanted: Wanted) -> Job:
+    spec = cadence.spec
+    trigger = Interval(cadence.period, phase=stable_phase(cadence.id, spec.splay or 0))
+    action, policy = _action(cadence, wanted), _policy(cadence, wanted)
+    return Job(
+        id=cadence.id,
+        name=cadence.id,
+        lane=f"{cadence.namespace} {spec.target}",
+        trigger=trigger,
+        action=action,
+        policy=policy,
+        revision=revision(trigger, action, policy, cadence.subject),
+        subject=cadence.subject,
+        labels={"namespace": cadence.namespace, "cadence": cadence.level, "target": spec.target},
+        enabled=spec.enabled,
+    )
+
+
+def _action(cadence: Cadence, wanted: Wanted) -> Command:
+    spec = cadence.spec
+    facts: dict[str, object] = {
+        "namespace": cadence.namespace,
+        "cadence": cadence.level,
+        "target": spec.target,
+        "confirmations": spec.confirmations,
+        "policyOID": spec.policy_oid or "",
+        "root": str(wanted.root),
+    }
+    return command(
+        spec,
+        spec.command or wanted.commands[cadence.scheme],
+        wanted,
+        payload=facts,
+        env=_environment(cadence, wanted),
+        # systemd may hand the ledger its signing key there
+        pass_env=("CREDENTIALS_DIRECTORY",) if cadence.scheme == "local" else (),
+        rules=tuple(
+            ErrorRule(ErrorClass(rule.error), exit_code=rule.exit, pattern=rule.stderr) for rule in spec.retry.rules
+        ),
+        probe=spec.probe or (),
+    )
+
+
+def _environment(cadence: Cadence, wanted: Wanted) -> dict[str, str]:
+    """VMSH_* known before a run (spec section 3); the keys' place goes only to our own ledger."""
+    spec = cadence.spec
+    env = {
+        "VMSH_NAMESPACE": cadence.namespace,
+        "VMSH_CADENCE": cadence.level,
+        "VMSH_TARGET": spec.target,
+        "VMSH_CONFIRMATIONS": "" if spec.confirmations is None else str(spec.confirmations),
+        "VMSH_POLICY_OID": spec.policy_oid or "",
+        "VMSH_ROOT": str(wanted.root),
+    }
+    return env | ({"VMSH_KEYS": str(wanted.keys_dir)} if cadence.scheme == "local" else {})
+
+
+def _policy(cadence: Cadence, wanted: Wanted) -> Policy:
+    spec, slow = cadence.spec, cadence.scheme in CHAINS
+    hold = slow if spec.on_unknown is None else spec.on_unknown == "hold"
+    return Policy(
+        retry=_retry(spec.retry, wanted),
+        timeout=spec.timeout or (300 if slow else 120) * SECOND,
+        misfire_grace=spec.misfire_grace or _grace(CatchUp(spec.catch_up), cadence.period),
+        overlap=Overlap(spec.overlap),
+        catch_up=CatchUp(spec.catch_up),
+        on_unknown=OnUnknown.HOLD if hold else OnUnknown.RETRY,
+        crash_exact=spec.crash_exact,
+    )
+
+
+def _grace(catch_up: CatchUp, period: Millis) -> Millis:
+    match catch_up:
+        case CatchUp.ONCE:
+            return period
+        case CatchUp.ALL:
+            return 10 * period
+        case CatchUp.SKIP:
+            return min(SKIP_GRACE, period)
+        case _:
+            assert_never(catch_up)
+
+
+def _retry(spec: RetrySpec, wanted: Wanted) -> PhiBackoff:
+    factors = spec.multipliers
+    return PhiBackoff(
+        base_s=float(wanted.base_backoff) if spec.base is None else spec.base / SECOND,
+        cap=wanted.max_backoff if spec.max is None else spec.max,
+        multipliers={
+            ErrorClass.NETWORK: factors.network,
+            ErrorClass.AUTH: factors.auth,
+            ErrorClass.VALIDATION: factors.validation,
+            ErrorClass.UNKNOWN: factors.unknown,
+        },
+    )

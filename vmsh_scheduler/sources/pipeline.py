@@ -1,0 +1,101 @@
+"""One reading through parse, expand, judge, validate and compile, keeping every problem on the way."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from vmsh_scheduler.errors import ConfigError
+from vmsh_scheduler.sources import agents, namespaces
+from vmsh_scheduler.sources.catalog import JobSet, Readable
+from vmsh_scheduler.sources.check import validate
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Wanted
+from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
+from vmsh_scheduler.sources.expand import expand
+from vmsh_scheduler.sources.marks import config_error
+from vmsh_scheduler.sources.yaml_file import Document, parse
+
+MOST_PROBLEMS = 1_000
+"""Of one file; more help nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is particular to one of the files."""
+
+    role: str
+    model: type[BaseModel]
+    judge: Callable[[object], Iterator[Flaw]]
+    doubts: Callable[[object], Iterator[Flaw]]
+    compile: Callable[[Any, Wanted, Compiled], None]
+    empty_ok: bool = False
+
+
+KINDS = (
+    Kind("namespaces", NamespacesFile, namespaces.judge, namespaces.doubts, namespaces.compile_namespaces),
+    Kind("agents", AgentsFile, agents.judge, agents.doubts, agents.compile_agents, empty_ok=True),
+)
+
+
+def compile_all(reading: Readable, wanted: Wanted, environ: Mapping[str, str]) -> JobSet:
+    """Roles other than the two are not looked at; raises ConfigError with the problems of both."""
+    compiled = Compiled()
+    problems: list[str] = []
+    warnings: list[str] = []
+    for kind in KINDS:
+        if kind.role in reading.raw:
+            try:
+                document = _read(kind, reading, environ)
+                _take(kind, document, wanted, compiled)
+                warnings += _worded(document, kind.doubts(document.data))
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        raise config_error(problems)
+    return JobSet(compiled.jobs, reading.sha256, tuple(warnings), _counts(compiled))
+
+
+def _read(kind: Kind, reading: Readable, environ: Mapping[str, str]) -> Document:
+    name = reading.names.get(kind.role, f"{kind.role}.yaml")
+    return expand(parse(reading.raw[kind.role], name, empty_ok=kind.empty_ok), environ)
+
+
+def _take(kind: Kind, document: Document, wanted: Wanted, into: Compiled) -> None:
+    """Adds the file's jobs, or raises ConfigError with what the model and the cross-field rules found, by line."""
+    problems = _worded(document, kind.judge(document.data))
+    try:
+        model = validate(document, kind.model)
+    except ConfigError as error:
+        raise config_error(_sorted([*problems, *error.problems])) from None
+    if not problems:
+        kind.compile(model, wanted, into)
+        problems = _worded(document, into.problems)
+    if problems:
+        raise config_error(_sorted(problems))
+
+
+def _worded(document: Document, flaws: Iterable[Flaw]) -> list[str]:
+    return [document.problem(flaw.place, flaw.message, at_key=flaw.at_key) for flaw in flaws]
+
+
+def _sorted(problems: Iterable[str]) -> list[str]:
+    """By line and column, which stand behind the file's name; each once."""
+    ordered = sorted(dict.fromkeys(problems), key=_position)
+    rest = len(ordered) - MOST_PROBLEMS
+    return [*ordered[:MOST_PROBLEMS], *([f"and {rest} more problems"] if rest > 0 else [])]
+
+
+def _position(problem: str) -> tuple[int, int]:
+    match = re.search(r":(\d+):(\d+): ", problem)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _counts(compiled: Compiled) -> dict[str, int]:
+    cadences = [job for job in compiled.jobs.values() if "namespace" in job.labels]
+    return {
+        "namespaces": len({job.labels["namespace"] for job in cadences}),
+        "cadences": len(cadences),
+        "agents": len(compiled.jobs) - len(cadences),
+    }
