@@ -1,0 +1,1 @@
+"""Commands that misbehave, and the stage they are watched on."""

@@ -1,0 +1,94 @@
+"""What a command is told: its environment and the JSON object on its stdin."""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from vmsh_scheduler.domain.action import Command
+from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.run import Found, Run
+from vmsh_scheduler.domain.trigger import Millis
+
+ALLOWED = frozenset(
+    ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+)
+"""Passed on from the daemon's environment, besides LC_* and a command's own `pass_env`."""
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC without saying so: formatting it is three times as fast
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_LABELS = (("namespace", "VMSH_NAMESPACE"), ("cadence", "VMSH_CADENCE"), ("target", "VMSH_TARGET"))
+
+
+def rfc3339(instant: Millis) -> str:
+    """UTC, three decimals, Z; an instant no calendar has (a poisoned clock) stays a plain number."""
+    try:
+        return (_EPOCH + timedelta(milliseconds=instant)).isoformat(timespec="milliseconds") + "Z"
+    except OverflowError:
+        return str(instant)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """The allow-listed part; PATH is always there."""
+    kept = {name: value for name, value in environ.items() if name in ALLOWED or name.startswith("LC_")}
+    kept.setdefault("PATH", os.defpath)
+    return kept
+
+
+def environment(
+    base: Mapping[str, str], environ: Mapping[str, str], command: Command, job: Job, run: Run
+) -> dict[str, str]:
+    """`base` < pass_env < the command's env < the facts of the run."""
+    env = dict(base)
+    for name in command.pass_env:
+        if name in environ:
+            env[name] = environ[name]
+    for label, name in _LABELS:
+        if label in job.labels:
+            env[name] = job.labels[label]
+    env.update(command.env)
+    env.update(_facts(run))
+    return env
+
+
+def _facts(run: Run) -> dict[str, str]:
+    facts = {
+        "VMSH_RUN_ID": run.id,
+        "VMSH_IDEMPOTENCY_KEY": run.key,
+        "VMSH_SLOT": rfc3339(run.slot),
+        "VMSH_ATTEMPT": str(run.attempt),
+        "VMSH_FENCE_TOKEN": str(run.fence),
+        "VMSH_DEADLINE": rfc3339(run.deadline),
+        "VMSH_PREVIOUS_OUTCOME": run.previous,
+    }
+    if run.found is not None:
+        facts["VMSH_BATCH_ID"] = run.found.id
+        facts["VMSH_BATCH_ROOT"] = run.found.digest
+        file = run.found.details.get("file")
+        if isinstance(file, str):
+            facts["VMSH_BATCH_FILE"] = file
+    return facts
+
+
+def stdin_json(command: Command, run: Run) -> bytes:
+    """One line of ASCII; the facts of the run win over the payload's keys."""
+    document: dict[str, object] = {
+        **command.payload,
+        "job": run.job_id,
+        "run_id": run.id,
+        "idempotency_key": run.key,
+        "slot": rfc3339(run.slot),
+        "slot_ms": run.slot,
+        "attempt": run.attempt,
+        "cause": run.cause.value,
+        "fence": run.fence,
+        "deadline": rfc3339(run.deadline),
+        "previous_outcome": run.previous,
+    }
+    if run.found is not None:
+        document["batch"] = _batch(run.found)
+    return _ENCODER.encode(document).encode() + b"\n"
+
+
+def _batch(found: Found) -> dict[str, object]:
+    return {**found.details, "id": found.id, "root": found.digest}

@@ -1,0 +1,157 @@
+"""Watching one process group to its end: pidfd for the exit, TERM, grace, KILL, sweep, reap."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from enum import Enum
+
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.executors.processes import kill_all, members
+from vmsh_scheduler.executors.spawn import not_started
+
+
+class Stop(Enum):
+    """Why a group was told to end."""
+
+    TIMEOUT = "timeout"
+    HURRY = "hurry"
+
+
+class Group:
+    """A session that we started (`ours`) or that an earlier daemon started; its leader is `pid`."""
+
+    __slots__ = ("_exited", "_grace_s", "_loop", "_ours", "_pidfd", "_timer", "killed", "pid", "stopped")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, *, grace_ms: int, ours: bool = True
+    ) -> None:
+        self.pid = pid
+        self.stopped: Stop | None = None
+        self.killed = False
+        self._loop = loop
+        self._pidfd = pidfd
+        self._grace_s = grace_ms / 1000
+        self._ours = ours
+        self._timer: asyncio.TimerHandle | None = None
+        self._exited = loop.create_future()
+        loop.add_reader(pidfd, self._on_exit)
+
+    async def wait(self, timeout_ms: int) -> None:
+        """Return when the leader has ended, by itself or by us; its pid stays reserved until `finish`."""
+        self._timer = self._loop.call_later(max(0, timeout_ms) / 1000, self.stop, Stop.TIMEOUT)
+        try:
+            await self._exited
+        except asyncio.CancelledError:
+            await self._cancelled()
+            raise
+
+    def stop(self, why: Stop) -> None:
+        """TERM now, KILL after the grace; the first reason stays."""
+        if self.stopped is not None or self._exited.done():
+            return
+        self.stopped = why
+        self._cancel_timer()
+        self._signal(signal.SIGTERM)
+        self._timer = self._loop.call_later(self._grace_s, self.kill)
+
+    def kill(self) -> None:
+        self.killed = True
+        self._signal(signal.SIGKILL)
+
+    def finish(self, *, sweep: bool) -> int:
+        """KILL what is left of the group, reap the leader, close; the wait status (0 when it was not our child)."""
+        self._cancel_timer()
+        if sweep:
+            self._sweep()
+        status = os.waitpid(self.pid, 0)[1] if self._ours else 0
+        os.close(self._pidfd)
+        return status
+
+    async def _cancelled(self) -> None:
+        """KILL, and a second for the kernel; a leader that is stuck in it is reaped whenever it lets go."""
+        self._cancel_timer()
+        self.kill()
+        if self._exited.cancelled():
+            self._exited = self._loop.create_future()
+        await asyncio.wait([self._exited], timeout=1)
+
+    @property
+    def ended(self) -> bool:
+        return self._exited.done() and not self._exited.cancelled()
+
+    def finish_later(self) -> None:
+        """For a leader that outlived its KILL."""
+        self._exited.add_done_callback(lambda _: self.finish(sweep=True))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """`killed`: TERM was not enough."""
+        return ("killed",) if self.killed else ()
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if not self._exited.done():
+            self._exited.set_result(None)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The leader is not reaped before `finish`, so the number still means this group.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _sweep(self) -> None:
+        if self._ours:
+            self._signal(signal.SIGKILL)  # the leader is a zombie now and keeps the number from being reused
+        else:
+            kill_all(members(self.pid))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Groups:
+    """Every group that lives now."""
+
+    def __init__(self) -> None:
+        self._live: set[Group] = set()
+
+    def watch(self, pid: int, grace: Millis) -> Group:
+        """A child just spawned. Raises NotStarted, the child being dead and reaped, when it cannot be watched."""
+        try:
+            return self._add(pid, os.pidfd_open(pid), grace, ours=True)
+        except OSError as error:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise not_started(error) from error
+
+    def adopt(self, pid: int, pidfd: int, grace: Millis) -> Group:
+        """Somebody else's child; `pidfd` is ours to close from here on."""
+        return self._add(pid, pidfd, grace, ours=False)
+
+    async def wait(self, group: Group, limit: Millis, *, outlive: bool) -> int:
+        """The wait status; whatever happens here, the group ends and its leader is reaped."""
+        try:
+            await group.wait(limit)
+        except asyncio.CancelledError:
+            if group.ended:
+                group.finish(sweep=True)
+            else:
+                group.finish_later()
+            raise
+        finally:
+            self._live.discard(group)
+        return group.finish(sweep=not outlive or group.stopped is not None)
+
+    def hurry(self) -> None:
+        for group in tuple(self._live):
+            group.stop(Stop.HURRY)
+
+    def pids(self) -> frozenset[int]:
+        return frozenset(group.pid for group in self._live)
+
+    def _add(self, pid: int, pidfd: int, grace: Millis, *, ours: bool) -> Group:
+        group = Group(asyncio.get_running_loop(), pid, pidfd, grace_ms=grace, ours=ours)
+        self._live.add(group)
+        return group
