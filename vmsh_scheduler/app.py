@@ -150,6 +150,7 @@ class App:
         try:
             await self.store.close()
         finally:
+            self.commands.close()
             self.clock.close()
 
 

@@ -39,4 +39,15 @@ def run_of(job: Job, slot: int, *, attempt: int = 1, at: int | None = None, foun
     """A run of `job` as the engine would mint it."""
     start = slot if at is None else at
     cause = Cause.SCHEDULE if attempt == 1 else Cause.RETRY
-    return Run(f"run-{slot}-{attempt}", job.id, slot, cause, attempt, 1, start, start + job.policy.timeout, found=found)
+    return Run(
+        f"run-{slot}-{attempt}",
+        job.id,
+        slot,
+        cause,
+        attempt,
+        fence=1,
+        started_at=start,
+        deadline=start + job.policy.timeout,
+        recorded=job.policy.crash_exact,
+        found=found,
+    )

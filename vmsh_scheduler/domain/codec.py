@@ -64,6 +64,8 @@ def run_to_json(run: Run) -> Json:
     }
     if run.boot_id:
         out["boot_id"] = run.boot_id
+    if run.recorded:
+        out["recorded"] = True
     if run.previous:
         out["previous"] = run.previous
     if run.found is not None:
@@ -88,6 +90,7 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
         started_at=data["started_at"],
         deadline=data["deadline"],
         boot_id=data.get("boot_id", ""),
+        recorded=data.get("recorded", False),
         previous=data.get("previous", ""),
         found=None if found is None else Found(**found),
     )

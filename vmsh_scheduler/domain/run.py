@@ -66,6 +66,8 @@ class Run:
     started_at: Millis
     deadline: Millis
     boot_id: str = ""
+    recorded: bool = False
+    """A run record says how it ended even if the daemon dies (crash_exact when it began)."""
     found: Found | None = None
     previous: str = ""
     """Status of the attempt before, or ""; goes to the command as VMSH_PREVIOUS_OUTCOME."""

@@ -20,6 +20,10 @@ RESOURCES = "resources"
 """Outcome code for a start refused by the machine (EAGAIN, EMFILE): retried, never counted (decision 15)."""
 
 
+LOST = Outcome(Status.UNKNOWN, code="lost", message="the daemon died and nobody saw how this run ended")
+LANDED = Outcome(Status.OK, code="probed", message="the probe says that it happened", flags=("probed",))
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who runs: goes into every run."""
@@ -76,17 +80,14 @@ class Carrier:
             case Trace.FINISHED if recovery.outcome is not None:
                 await self._settle(job, run, recovery.outcome, executor)
             case _:
-                await self._unknown(job, run, executor)
+                await self._unknown(job, run, executor, recovery.outcome or LOST)
 
-    async def _unknown(self, job: Job, run: Run, executor: Executor) -> None:
+    async def _unknown(self, job: Job, run: Run, executor: Executor, lost: Outcome) -> None:
         landed = await executor.probe(job, run)
         if landed is False:
             await self._never_began(job, run)
             return
-        if landed:
-            outcome = Outcome(Status.OK, code="probed", message="the probe says it happened", flags=("probed",))
-        else:
-            outcome = Outcome(Status.UNKNOWN, code="lost", message="the daemon died and nobody saw how this run ended")
+        outcome = LANDED if landed else lost
         await self._settle(job, run, outcome, executor)
 
     async def _begin(self, job: Job, found: Found | None) -> Run | None:
@@ -132,6 +133,7 @@ class Carrier:
             started_at=now,
             deadline=now + job.policy.timeout,
             boot_id=self.identity.boot_id,
+            recorded=job.policy.crash_exact,
             found=found,
             previous=state.last_status if attempt > 1 else "",
         )

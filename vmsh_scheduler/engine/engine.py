@@ -67,7 +67,7 @@ class Engine:
         self.stopping = False
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recovering: set[str] = set()
+        self._inherited = {run.id for state in stores.states.all().values() for run in state.runs}
         self._fault: BaseException | None = None
         self._skew = clock.now() - clock.elapsed()
 
@@ -130,7 +130,7 @@ class Engine:
             (job, run)
             for job_id, job in self.board.jobs.items()
             for run in self.board.state(job_id).runs
-            if run.id not in self._recovering
+            if run.id in self._inherited
         ]
         before = {job.id: self.board.state(job.id) for job, _ in open_runs}
         tasks = [self._recover(job, run) for job, run in open_runs]
@@ -142,7 +142,7 @@ class Engine:
         return report
 
     def _recover(self, job: Job, run: Run) -> asyncio.Task[None]:
-        self._recovering.add(run.id)
+        self._inherited.discard(run.id)
         self._lanes.enter(job.lane, job.id)
         return self._task(self.carrier.recover(job, run), job)
 

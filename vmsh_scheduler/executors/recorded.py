@@ -114,7 +114,7 @@ class RecordedRuns:
                 raise NotStarted("its run record cannot be written", "resources")
 
     def _without_record(self, job: Job, run: Run) -> Recovery:
-        if not job.policy.crash_exact:
+        if not run.recorded:
             return _unknown("the daemon died while it ran, and it keeps no run record (crash_exact is off)")
         if not self.records.vouched(run.boot_id, run.started_at):
             return _unknown("runs/ was emptied since it started, so that its missing record proves nothing")
