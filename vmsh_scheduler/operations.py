@@ -56,7 +56,13 @@ class AppProbes:
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         app = self._app
-        extra = Extra(last_tick=app.engine.last_tick or None, config_valid=not app.config.problems)
+        writes, seconds = app.store.states.writes
+        extra = Extra(
+            last_tick=app.engine.last_tick or None,
+            config_valid=not app.config.problems,
+            state_writes=writes,
+            state_write_seconds=seconds,
+        )
         taken = app.metrics.take(app.engine.board.jobs.values(), app.store.states.all(), app.clock.now(), extra)
         return await asyncio.to_thread(app.metrics.render, taken, accept)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmsh_scheduler.domain.retry import ErrorClass, FlatRetry, PhiBackoff
+from vmsh_scheduler.domain.retry import ErrorClass, FlatRetry, PhiBackoff, jitter
 
 LADDER = {
     1: (8, 16, 4),
@@ -33,6 +33,16 @@ def test_the_cap_is_on_the_level_and_retries_never_stop() -> None:
 
 def test_fractions_of_a_second_are_not_rounded_away() -> None:
     assert PhiBackoff(base_s=0.1).delay(1, 1, ErrorClass.NETWORK) == 161
+
+
+def test_jitter_is_off_stable_and_bounded() -> None:
+    assert jitter(PhiBackoff(), "ns/fast/1", 1, 8_000) == 0
+    shaky = PhiBackoff(jitter=0.5)
+    extras = {jitter(shaky, f"ns/fast/{slot}", 1, 8_000) for slot in range(200)}
+    assert all(0 <= extra <= 4_000 for extra in extras)
+    assert len(extras) > 100
+    assert jitter(shaky, "ns/fast/1", 1, 8_000) == jitter(shaky, "ns/fast/1", 1, 8_000)
+    assert shaky.longest() == 435_000
 
 
 def test_flat() -> None:

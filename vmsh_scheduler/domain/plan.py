@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
-from vmsh_scheduler.domain.retry import ErrorClass
+from vmsh_scheduler.domain.retry import ErrorClass, jitter
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Interval, Millis, Next, Passed, Since
@@ -317,7 +317,8 @@ def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) 
     bad = replace(_counted(state, outcome, failed=1), level=level)
     wait = job.policy.retry.delay(bad.attempt, level, outcome.error or ErrorClass.UNKNOWN)
     if wait is not None:
-        return replace(bad, ready_at=now + wait)
+        extra = jitter(job.policy.retry, f"{job.id}/{bad.slot}", bad.attempt, wait)
+        return replace(bad, ready_at=now + wait + extra)
     return _next_after_finish(job, replace(_closed(bad), newest_slot=_newest(bad, bad.slot)), now)
 
 

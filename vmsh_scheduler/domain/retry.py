@@ -1,5 +1,6 @@
 """How long to wait after a failure, by class of error."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -33,12 +34,14 @@ class PhiBackoff:
     base_s: float = 5.0
     cap: int = 7
     multipliers: Mapping[ErrorClass, float] = field(default_factory=lambda: MULTIPLIERS)
+    jitter: float = 0.0
+    """At most this share of the wait is added, by the slot's own hash: a restart does not roll again."""
 
     def delay(self, attempt: int, level: int, error: ErrorClass) -> Millis | None:
         return self._at(level, self.multipliers.get(error, 1.0))
 
     def longest(self) -> Millis:
-        return self._at(self.cap, max(self.multipliers.values(), default=1.0))
+        return int(self._at(self.cap, max(self.multipliers.values(), default=1.0)) * (1 + self.jitter))
 
     def _at(self, level: int, multiplier: float) -> Millis:
         seconds: float = self.base_s * PHI ** min(level, self.cap) * multiplier
@@ -50,6 +53,7 @@ class FlatRetry:
     """The same wait after every failure, for ever (spec forge-os section 6: min(interval, 5 s))."""
 
     wait: Millis
+    jitter: float = 0.0
 
     def delay(self, attempt: int, level: int, error: ErrorClass) -> Millis | None:
         return self.wait
@@ -59,3 +63,11 @@ class FlatRetry:
 
 
 Retry = PhiBackoff | FlatRetry
+
+
+def jitter(retry: Retry, key: str, attempt: int, wait: Millis) -> Millis:
+    """What is added to `wait` for this attempt of this slot: 0 unless configured."""
+    if not retry.jitter:
+        return 0
+    digest = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
+    return int(wait * retry.jitter * int.from_bytes(digest[:4]) / 2**32)

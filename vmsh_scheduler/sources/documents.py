@@ -147,6 +147,7 @@ class RetrySpec(_Strict):
     base: Duration | None = Field(default=None, description="Default: VMSH_BASE_BACKOFF (5s).")
     max: int | None = Field(default=None, ge=0, le=30, description="Largest k. Default: VMSH_MAX_BACKOFF (7).")
     multipliers: MultipliersSpec = MultipliersSpec()
+    jitter: float = Field(default=0.0, ge=0, le=1, description="Largest share of each wait that is added. Default: 0.")
     rules: Annotated[tuple[RuleSpec, ...], Field(strict=False, max_length=100)] = ()
 
 

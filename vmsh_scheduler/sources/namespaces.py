@@ -225,6 +225,7 @@ def _retry(spec: RetrySpec, wanted: Wanted) -> PhiBackoff:
     return PhiBackoff(
         base_s=float(wanted.base_backoff) if spec.base is None else spec.base / SECOND,
         cap=wanted.max_backoff if spec.max is None else spec.max,
+        jitter=spec.jitter,
         multipliers={
             ErrorClass.NETWORK: factors.network,
             ErrorClass.AUTH: factors.auth,

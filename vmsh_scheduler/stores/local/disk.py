@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Disk:
+    """The system calls that can fail on a bad disk, so that tests can make them."""
+
     write: Callable[[int, memoryview], int] = os.write
     truncate: Callable[[int, int], None] = os.ftruncate
     sync_data: Callable[[int], None] = os.fdatasync

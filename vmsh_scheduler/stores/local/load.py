@@ -126,6 +126,8 @@ def _torn_note(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
+    """What the log left of the snapshot's states once every whole line of it was applied."""
+
     states: Mapping[str, JobState]
     fence: int
     findings: tuple[str, ...] = ()

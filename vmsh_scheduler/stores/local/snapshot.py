@@ -33,6 +33,8 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """One `scheduler.json`, read."""
+
     meta: Meta
     states: Mapping[str, JobState] = field(default_factory=dict)
     old: bool = False

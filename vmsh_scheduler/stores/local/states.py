@@ -63,6 +63,11 @@ class LocalStates:
         return self._wal.synced
 
     @property
+    def writes(self) -> tuple[int, float]:
+        """Durable writes of the log so far, and the seconds they took."""
+        return self._wal.syncs, self._wal.sync_seconds
+
+    @property
     def oldest_needed(self) -> int:
         """Logs of older generations are needed by neither snapshot."""
         return min(base.gen for base in self._bases)

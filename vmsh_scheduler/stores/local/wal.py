@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from vmsh_scheduler.clock import stopwatch
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.stores.local.log import LogFile
 from vmsh_scheduler.stores.local.records import Position
@@ -18,6 +19,8 @@ Settled = Callable[[StateWriteFailed | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """Lines that are acknowledged together, and who is told."""
+
     payloads: list[str]
     durable: bool
     settled: Settled
@@ -34,6 +37,8 @@ class Wal:
     def __init__(self, log: LogFile) -> None:
         self.written = self.synced = log.synced
         self.pending = 0
+        self.syncs = 0
+        self.sync_seconds = 0.0
         self._log = log
         self._epoch = 0
         self._failed_epoch = -1
@@ -114,12 +119,19 @@ class Wal:
             if payloads:
                 self._log.append(payloads, durable=durable)
             if durable:
-                self._log.sync()
+                self._synced()
         except StateWriteFailed as error:
             return error
         except OSError as error:
             return StateWriteFailed(f"the log cannot be written: {os.strerror(error.errno or 0)}")
         return None
+
+    def _synced(self) -> None:
+        """One fdatasync, counted and timed: what a slow disk costs has to be seen."""
+        began = stopwatch()
+        self._log.sync()
+        self.syncs += 1
+        self.sync_seconds += stopwatch() - began
 
     def _resolve(self, results: Results, written: Position, synced: Position) -> None:
         self.written, self.synced = written, synced
