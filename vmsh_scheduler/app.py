@@ -25,7 +25,8 @@ from vmsh_scheduler.observe.metrics import Metrics
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import BIG, JobSet, compile_reading
+from vmsh_scheduler.sources.catalog import BIG, compile_reading
+from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
 from vmsh_scheduler.sources.watch import ConfigWatch, Reading
 from vmsh_scheduler.stores.local.agenda import HeapAgenda

@@ -14,7 +14,8 @@ from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.engine.engine import SANE_CLOCK
 from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.catalog import compile_reading
+from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader

@@ -20,7 +20,8 @@ from vmsh_scheduler.operations import AppOperations, explain, find_job, history
 from vmsh_scheduler.ports import Observer
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import JobSet, compile_reading
+from vmsh_scheduler.sources.catalog import compile_reading
+from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader

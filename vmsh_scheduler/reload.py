@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import ConfigRejected, Trouble
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.catalog import JobSet
+from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import Reading, Unstable
 from vmsh_scheduler.sources.watch import Trouble as Unreadable
 

@@ -9,7 +9,8 @@ import pytest
 
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.catalog import Defaults, JobSet, compile_files
+from vmsh_scheduler.sources.catalog import Defaults, compile_files
+from vmsh_scheduler.sources.compiled import JobSet
 
 ROOT = Path("/srv/vmsh")
 LOCAL = ("{python}", "-m", "vmsh_scheduler.anchors", "local")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.config import files, wanted
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.catalog import JobSet, compile_files
+from vmsh_scheduler.sources.catalog import compile_files
+from vmsh_scheduler.sources.compiled import JobSet
 
 PLACE = re.compile(r"(namespaces|agents)\.yaml:\d+:\d+: ")
 SCALARS = st.one_of(

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.compiled import Wanted
+from vmsh_scheduler.sources.compiled import JobSet, Readable, Wanted
 
 BIG = 16 * 1024
 """Bytes of all files together from which on a child compiles them: about 30 ms of work."""
@@ -25,29 +25,6 @@ FRAME_JOBS = 50
 """Jobs per frame: unpickling one frame must not be felt by a start that comes due meanwhile."""
 
 Child = subprocess.Popen[bytes]
-
-
-class Readable(Protocol):
-    """The files as they were read: `raw` and `names` (for messages) by role, one hash over all."""
-
-    @property
-    def raw(self) -> Mapping[str, bytes]: ...
-    @property
-    def names(self) -> Mapping[str, str]: ...
-    @property
-    def sha256(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class JobSet:
-    """What the files say, all of it valid."""
-
-    jobs: Mapping[str, Job]
-    config_hash: str
-    warnings: tuple[str, ...] = ()
-    """As file:line:col: path: message."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """namespaces, cadences, agents."""
 
 
 @dataclass(frozen=True, slots=True)

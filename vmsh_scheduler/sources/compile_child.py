@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.catalog import FRAME_JOBS, JobSet, Request, compile_files
+from vmsh_scheduler.sources.catalog import FRAME_JOBS, Request, compile_files
+from vmsh_scheduler.sources.compiled import JobSet
 
 NICENESS = 10
 """A reload may take longer; the daemon beside it may not."""

@@ -60,6 +60,29 @@ class Wanted(Protocol):
     def pass_env(self) -> tuple[str, ...]: ...
 
 
+class Readable(Protocol):
+    """The files as they were read: `raw` and `names` (for messages) by role, one hash over all."""
+
+    @property
+    def raw(self) -> Mapping[str, bytes]: ...
+    @property
+    def names(self) -> Mapping[str, str]: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobSet:
+    """What the files say, all of it valid."""
+
+    jobs: Mapping[str, Job]
+    config_hash: str
+    warnings: tuple[str, ...] = ()
+    """As file:line:col: path: message."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """namespaces, cadences, agents."""
+
+
 def revision(trigger: Trigger, action: Action, policy: Policy, subject: Subject | None) -> str:
     """16 hex digits over all four; equal in every process. Holds no value that could be read back."""
     text = json.dumps(

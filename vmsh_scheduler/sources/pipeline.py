@@ -9,9 +9,8 @@ from pydantic import BaseModel
 
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources import agents, namespaces
-from vmsh_scheduler.sources.catalog import JobSet, Readable
 from vmsh_scheduler.sources.check import validate
-from vmsh_scheduler.sources.compiled import Compiled, Flaw, Wanted
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, JobSet, Readable, Wanted
 from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
 from vmsh_scheduler.sources.expand import expand
 from vmsh_scheduler.sources.marks import config_error
