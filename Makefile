@@ -34,6 +34,7 @@ fix: $(STAMP) ## Format and mend what a tool can mend
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## Measure beside floors and peers (never pass/fail)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m bench $(ARGS)
 
 soak: $(STAMP) ## The long versions of the fault tests

@@ -14,10 +14,10 @@ from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.domain.views import job_view, next_view
-from vmsh_scheduler.errors import ConfigError, StateUnreadable
+from vmsh_scheduler.errors import ConfigError, StateUnreadable, StateWriteFailed
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.operations import AppOperations, explain, find_job, history
-from vmsh_scheduler.ports import Observer
+from vmsh_scheduler.ports import Journal, Observer
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_reading
@@ -26,6 +26,7 @@ from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import Condition, Opened, peek
+from vmsh_scheduler.stores.memory import MemoryJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class TickReport:
 
 
 def tick(settings: Settings, environ: Mapping[str, str], observer: Observer, redactor: Redactor) -> TickReport:
-    """Open, sync, run what is due, wait for it, save. Raises Busy beside a daemon, StateUnreadable on lost state."""
+    """Open, sync, run what is due, wait for it, save. Raises Busy beside a daemon, StateUnreadable on lost state,
+    StateWriteFailed when something could not be written down: the next start finds what is open."""
     return asyncio.run(_tick(settings, environ, observer, redactor))
 
 
@@ -54,9 +56,12 @@ async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observ
     app = await open_app(settings, environ, Observers(observer, count), redactor, command="vmsh-scheduler tick")
     try:
         _refuse_lost(app)
+        app.engine.board.patient = False
         await Reloader(app).first()
         await app.engine.tick()
         await app.engine.until_idle()
+        if app.engine.board.write_error:
+            raise StateWriteFailed(app.engine.board.write_error)
         failed = sum(status in {Status.FAILED, Status.UNKNOWN} for status in ends)
         return TickReport(len(ends), ends.count(Status.OK), failed, ends.count(Status.UNKNOWN), app.store.troubles())
     finally:
@@ -163,7 +168,9 @@ class DiskView:
         return assess(self.jobs.values(), self._opened.states, vitals).condition.value
 
 
-def _read(settings: Settings) -> tuple[Opened, JournalReader]:
-    """Raises Denied, StateUnreadable. A directory that does not exist yet is a fresh start."""
-    directory = open_directory(settings.state_path)
+def _read(settings: Settings) -> tuple[Opened, Journal]:
+    """Raises Denied, StateUnreadable. A directory that does not exist yet is a fresh start, and is not made."""
+    if not settings.state_path.parent.exists():
+        return Opened({}, Condition.FRESH), MemoryJournal()
+    directory = open_directory(settings.state_path, create=False)
     return peek(directory), JournalReader(directory)

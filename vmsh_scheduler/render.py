@@ -117,10 +117,17 @@ def status(view: Json) -> RenderableType:
             ahead(job["next"], now),
             f"{job['succeeded']}/{job['started']}",
             str(job["backoff"]),
-            job["last_error"] or ("" if job["condition"] in ("ok", "waiting") else job["why"]),
+            _remark(job),
         )
     notes = [Text(line, style="yellow") for line in view["findings"]]
     return Group(head, *notes, rows)
+
+
+def _remark(job: Json) -> str:
+    """Why it stands still, else what went wrong last."""
+    if job["condition"] in ("held", "paused", "off"):
+        return str(job["why"])
+    return str(job["last_error"] or ("" if job["condition"] in ("ok", "waiting") else job["why"]))
 
 
 def upcoming(rows: Sequence[Json], now: int) -> RenderableType:

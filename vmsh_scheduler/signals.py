@@ -15,7 +15,6 @@ class Signals:
         self._on_signal = on_signal
         self._pending: set[int] = set()
         self._reader, self._writer = socket.socketpair()
-        self._before: dict[int, object] = {}
         self._before_fd = -1
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -24,11 +23,12 @@ class Signals:
         loop.add_reader(self._reader.fileno(), self._wake)
         self._before_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in WATCHED:
-            self._before[number] = signal.signal(number, self._note)
+            signal.signal(number, self._note)
 
     def remove(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
+        """The process ends: one more signal must not kill it while it saves, nor change its exit code."""
+        for number in WATCHED:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._before_fd)
         loop.remove_reader(self._reader.fileno())
         self._reader.close()

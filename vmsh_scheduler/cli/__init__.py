@@ -52,6 +52,10 @@ def start() -> int:
     except SchedulerError as error:
         _complain(error)
         return int(error.exit)
+    except typer.TyperException as error:  # wrong use; without any argument the help was the message
+        if text := error.format_message():
+            sys.stderr.write(f"vmsh-scheduler: {text.rstrip('.')}; `vmsh-scheduler --help` lists what there is\n")
+        return error.exit_code
     except typer.Abort:
         return 130
     except KeyboardInterrupt:
@@ -62,7 +66,8 @@ def start() -> int:
 
 
 def _complain(error: SchedulerError) -> None:
+    """Problems of files begin with file:line:col, for people and for tools that jump there; all else with our name."""
     lines = list(error.problems) if isinstance(error, ConfigError) else []
-    if not lines or error.message not in lines:
-        lines.append(str(error))
-    sys.stderr.write("".join(f"vmsh-scheduler: {line}\n" if line == str(error) else f"{line}\n" for line in lines))
+    if error.message not in lines:
+        lines.append(f"vmsh-scheduler: {error}")
+    sys.stderr.write("".join(f"{line}\n" for line in lines))

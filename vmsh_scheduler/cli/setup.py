@@ -8,7 +8,7 @@ import typer
 from vmsh_scheduler import render
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson
-from vmsh_scheduler.errors import Busy, Exit
+from vmsh_scheduler.errors import Busy, ConfigError, Exit
 
 FILES = ("namespaces", "agents", "scheduler")
 
@@ -60,8 +60,13 @@ def validate_config(ctx: typer.Context, json: AsJson = False) -> None:
     from vmsh_scheduler.sources.watch import ConfigWatch
 
     context: Context = ctx.obj
-    reading = ConfigWatch(context.settings.config_paths).read_now()
-    jobs = asyncio.run(compile_reading(reading, context.settings, context.environ))
+    try:
+        reading = ConfigWatch(context.settings.config_paths).read_now()
+        jobs = asyncio.run(compile_reading(reading, context.settings, context.environ))
+    except ConfigError as error:
+        if json:
+            render.as_json({"ok": False, "problems": error.problems})
+        raise
     sys.stderr.write("".join(f"warning: {line}\n" for line in jobs.warnings))
     if json:
         render.as_json({"ok": True, "warnings": jobs.warnings, "config_hash": jobs.config_hash, **jobs.counts})

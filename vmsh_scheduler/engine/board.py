@@ -27,6 +27,8 @@ class Board:
         self.queued: set[str] = set()
         self.opened: dict[str, JobState] = {}
         self.write_error = ""
+        self.patient = True
+        """False: an outcome that cannot be written is left to the next start, which finds its run open."""
 
     def state(self, job_id: str) -> JobState:
         return self.opened.get(job_id) or self.states.get(job_id) or JobState()

@@ -1,7 +1,7 @@
 """One run from its permit to its settled state: find, intend, execute, settle; and the same after a crash."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain import plan
@@ -66,8 +66,10 @@ class Carrier:
         if run is not None:
             await self._execute(job, run, executor)
 
-    async def recover(self, job: Job, run: Run) -> None:
-        """Find out what became of a run that was open when the last daemon died, and settle it (decision 9)."""
+    async def recover(self, job: Job, run: Run, running: Callable[[], None]) -> None:
+        """Find out what became of a run that was open when the last daemon died, and settle it (decision 9).
+
+        `running` is called when it goes on and is waited for."""
         executor = self.executors.get(type(job.action))
         if executor is None:
             return
@@ -76,6 +78,7 @@ class Carrier:
             case Trace.NEVER_BEGAN:
                 await self._never_began(job, run)
             case Trace.RUNNING:
+                running()
                 await self._settle(job, run, await executor.adopt(job, run), executor)
             case Trace.FINISHED if recovery.outcome is not None:
                 await self._settle(job, run, recovery.outcome, executor)
@@ -154,7 +157,7 @@ class Carrier:
             await self._settle(job, run, outcome, executor)
 
     async def _settle(self, job: Job, run: Run, outcome: Outcome, executor: Executor) -> None:
-        """Written first, said afterwards; a disk that refuses is asked again until it takes it."""
+        """Written first, said afterwards; a disk that refuses is asked again until it takes it, or nobody waits."""
         while True:
             job = self.board.jobs.get(job.id, job)
             now = self.board.clock.now()
@@ -163,6 +166,8 @@ class Carrier:
             execution = Execution(run, outcome, now, self.identity.worker, delay)
             if await self._commit_over(job, Change(job.id, state, execution=execution)):
                 break
+            if not self.board.patient:
+                return
             await asyncio.sleep(WRITE_RETRY / SECOND)
         executor.forget(run)
         self.board.observer(Finished(job, execution, state, state.ready_at))
@@ -175,6 +180,8 @@ class Carrier:
             note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
             if await self._commit_over(job, Change(job.id, state, notes=(note,))):
                 break
+            if not self.board.patient:
+                return
             await asyncio.sleep(WRITE_RETRY / SECOND)
         executor = self.executors.get(type(job.action))
         if executor is not None:

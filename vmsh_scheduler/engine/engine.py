@@ -133,18 +133,26 @@ class Engine:
             if run.id in self._inherited
         ]
         before = {job.id: self.board.state(job.id) for job, _ in open_runs}
-        tasks = [self._recover(job, run) for job, run in open_runs]
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+        known = [self._recover(job, run) for job, run in open_runs]
+        if known:
+            await asyncio.wait(known, timeout=1.0)
         report = self._recovered(open_runs, before)
         if open_runs:
             self.observer(report)
         return report
 
-    def _recover(self, job: Job, run: Run) -> asyncio.Task[None]:
+    def _recover(self, job: Job, run: Run) -> asyncio.Future[None]:
+        """Done when the run is settled, or seen to be running still: nobody else waits for that one."""
+        known = asyncio.get_running_loop().create_future()
+
+        def seen() -> None:
+            if not known.done():
+                known.set_result(None)
+
         self._inherited.discard(run.id)
         self._lanes.enter(job.lane, job.id)
-        return self._task(self.carrier.recover(job, run), job)
+        self._task(self.carrier.recover(job, run, seen), job).add_done_callback(lambda _: seen())
+        return known
 
     def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
         adopted = never = unknown = finished = 0
@@ -170,9 +178,13 @@ class Engine:
             await self.tick()
             if stop.is_set():
                 break
-            ceiling = self.clock.now() + self.bounds.nap
-            due = await self.board.agenda.next_due()
-            await self.clock.sleep_until(ceiling if due is None else min(due, ceiling), self.wakeup)
+            await self.clock.sleep_until(await self._next_look(), self.wakeup)
+
+    async def _next_look(self) -> Millis:
+        """When the next job is due, at most a nap from now; a clock that is not set is only waited for."""
+        now = self.clock.now()
+        due = await self.board.agenda.next_due() if now >= SANE_CLOCK else None
+        return now + self.bounds.nap if due is None else min(due, now + self.bounds.nap)
 
     async def tick(self) -> int:
         """Decide everything that is due, start what fits; returns how many runs were started."""
@@ -205,7 +217,8 @@ class Engine:
         return False
 
     def hurry(self) -> None:
-        """End every run now."""
+        """End every run now, and wait for no disk."""
+        self.board.patient = False
         for executor in self.executors.values():
             executor.hurry()
 
@@ -228,8 +241,11 @@ class Engine:
 
     async def _decide_one(self, job: Job, now: Millis) -> None:
         queued = job.id in self.board.queued
-        step = plan.decide(job, self.board.state(job.id), now, queued=queued, stopping=self.stopping)
-        if step.decisions and not await self._write_down(job, step, queued=queued):
+        state = self.board.state(job.id)
+        step = plan.decide(job, state, now, queued=queued, stopping=self.stopping)
+        # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
+        told = step.decisions or step.state.pause is not state.pause
+        if told and not await self._write_down(job, step, queued=queued):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
         if step.start:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,14 @@ class OutputFile:
         start = 0 if self._head else len(head)
         tail = os.pread(self.fd, TAIL, max(start, size - TAIL))
         return Kept(head, tail, self._dropped + size)
+
+    def held(self) -> bool:
+        """Somebody still has the end that was locked and given to the shim."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
     def close(self) -> None:
         os.close(self.fd)

@@ -16,13 +16,19 @@ from vmsh_scheduler.executors.capture import NOTHING, Kept
 from vmsh_scheduler.executors.group import Group, Groups
 from vmsh_scheduler.executors.outcomes import Ended, Mask, exit_of, lost, outcome_of
 from vmsh_scheduler.executors.outputs import OutputFile, Trimmer
+from vmsh_scheduler.executors.processes import kill_all, marked
 from vmsh_scheduler.executors.records import Opened, Phase, Record, Records
 from vmsh_scheduler.executors.spawn import NotStarted, Program, Spawner, through_shim
 from vmsh_scheduler.ports import Clock
 
 _SHIM_START_S = 5.0
+_SWEPT_S = 0.25
+"""What was killed with its group has let go of its output by then."""
 _NO_RECORD = 125
 _SIGKILL = 9
+
+Outputs = tuple[OutputFile, OutputFile]
+"""stdout and stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,13 @@ class RecordedRuns:
             group = self.groups.watch(pid, command.grace)
             with self.trimmer.over(opened.out, opened.err):
                 status = await self.groups.wait(group, job.policy.timeout, outlive=command.outlive)
+                left = await self._left(run, command, (opened.out, opened.err))
             out, err = opened.out.kept(), opened.err.kept()
         finally:
             opened.close()
         code, signal = exit_of(status)
         self._check_begun(run, code)
-        return Ended(code, signal, group.stopped, True, out, err, group.flags)
+        return Ended(code, signal, group.stopped, True, out, err, (*group.flags, *left))
 
     def recover(self, job: Job, run: Run, command: Command) -> Recovery:
         """By the record alone; when it has a say, what the job's policy says today does not matter."""
@@ -81,7 +88,8 @@ class RecordedRuns:
         try:
             with self.trimmer.over(*files):
                 group = await self._watch(job, run, command)
-            return self._adopted(job, run, command, _kept(files), group)
+                left = await self._left(run, command, files)
+            return self._adopted(job, run, command, _kept(files), group, left=left)
         except OSError as error:
             return lost(_unreadable(error))
         finally:
@@ -101,9 +109,21 @@ class RecordedRuns:
         try:
             stdin = str(opened.stdin.absolute())
             shim = through_shim(program, umask=command.umask, limits=command.limits, stdin=stdin)
-            return self.spawner.spawn(shim, (opened.lock, opened.out.fd, opened.err.fd))
+            return self.spawner.spawn(shim, opened.stdio)
         finally:
-            os.close(opened.lock)
+            for fd in opened.stdio:
+                os.close(fd)
+
+    async def _left(self, run: Run, command: Command, files: Outputs) -> tuple[str, ...]:
+        """Whoever left the group and still holds an output is killed, unless it may outlive, and told."""
+        patience = asyncio.get_running_loop().time() + _SWEPT_S
+        while files[0].held() or files[1].held():
+            if asyncio.get_running_loop().time() > patience:
+                if not command.outlive:
+                    kill_all(marked(run.id, run.key))
+                return ("left_background",)
+            await asyncio.sleep(0.005)
+        return ()
 
     def _check_begun(self, run: Run, exit_code: int | None) -> None:
         """A shim that could not write its first line ran nothing."""
@@ -155,9 +175,18 @@ class RecordedRuns:
             await asyncio.sleep(0.01)
         return 0, -1
 
-    def _adopted(self, job: Job, run: Run, command: Command, kept: tuple[Kept, Kept], group: Group | None) -> Outcome:
+    def _adopted(
+        self,
+        job: Job,
+        run: Run,
+        command: Command,
+        kept: tuple[Kept, Kept],
+        group: Group | None,
+        *,
+        left: tuple[str, ...],
+    ) -> Outcome:
         record = self.records.look(run.id)
-        flags = ("adopted", *(group.flags if group else ()))
+        flags = ("adopted", *(group.flags if group else ()), *left)
         stopped = group.stopped if group else None
         if record.phase is Phase.ENDED:
             end = Ended(record.exit_code, None, stopped, True, *kept, flags)

@@ -46,15 +46,17 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A record made for a run that is about to start; `lock` goes to the shim as fd 0."""
+    """A record made for a run that is about to start; `stdio` are the shim's: the locked record, stdout, stderr.
 
-    lock: int
+    The last two are locked as well, and open apart from ours: whoever holds them on tells so (OutputFile.held)."""
+
+    stdio: tuple[int, int, int]
     stdin: Path
     out: OutputFile
     err: OutputFile
 
     def close(self) -> None:
-        """The outputs only: `lock` is closed as soon as the shim has it."""
+        """The outputs only: `stdio` is closed as soon as the shim has it."""
         self.out.close()
         self.err.close()
 
@@ -100,15 +102,17 @@ class Records:
             opened.append(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | _OURS, 0o600))
             fcntl.flock(opened[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(opened[0], 0)
-            opened.append(os.open(f"{path}.out", _APPEND, 0o600))
-            opened.append(os.open(f"{path}.err", _APPEND, 0o600))
+            for name in (f"{path}.out", f"{path}.err"):
+                opened.append(os.open(name, _APPEND, 0o600))
+                opened.append(os.open(name, os.O_WRONLY | os.O_APPEND | _OURS))
+                fcntl.flock(opened[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_private(f"{path}.in", stdin)
         except OSError:
             for fd in opened:
                 os.close(fd)
             raise
-        lock, out, err = opened
-        return Opened(lock, Path(f"{path}.in"), OutputFile(out), OutputFile(err))
+        lock, out, out_end, err, err_end = opened
+        return Opened((lock, out_end, err_end), Path(f"{path}.in"), OutputFile(out), OutputFile(err))
 
     def look(self, run_id: str) -> Record:
         """Never waits. Raises OSError when the record cannot be read."""
