@@ -1,0 +1,147 @@
+"""Every command line printed in the documentation works as printed; no word of it is unknown to the program."""
+
+import http.client
+import re
+import shlex
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, Place
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENTS = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "systemd/README.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+
+NOT_RUN = {
+    "make": "sets up a virtual environment: the tests run in it (its targets are looked up below)",
+    ".": "activates that environment: the tests find the command without",
+    "sudo": "changes the machine",
+    "systemctl": "needs a service manager",
+    "journalctl": "needs a service manager",
+}
+EXAMPLES = {"dao:vaultmesh/fast": "demo:files/fast"}
+"""Jobs of the reader, and those of the shipped files that stand in for them."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a fenced sh or console block."""
+
+    document: Path
+    number: int
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+    def __str__(self) -> str:
+        return f"{self.document.name}:{self.number} {self.text}"
+
+
+def printed() -> Iterator[Line]:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8") if document.exists() else ""
+        for block in re.finditer(r"^```(sh|console|bash|shell)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            first = text[: block.start(2)].count("\n") + 1
+            for offset, line in enumerate(block[2].splitlines()):
+                shown = line.removeprefix("$ ").strip()
+                if shown and not shown.startswith("#") and (block[1] != "console" or line.startswith("$ ")):
+                    yield Line(document, first + offset, shown)
+
+
+LINES = list(printed())
+RUN = [line for line in LINES if line.words and line.words[0] not in NOT_RUN]
+
+
+def test_there_is_something_to_run() -> None:
+    assert {"vmsh-scheduler status", "curl localhost:9090/health", "vmsh-scheduler verify"} <= {r.text for r in RUN}
+
+
+@pytest.mark.parametrize("line", RUN, ids=str)
+def test_it_works_as_printed(checkout: Daemon, line: Line) -> None:
+    words = [EXAMPLES.get(word, word) for word in line.words]
+    if words[0] == "vmsh-scheduler":
+        done = checkout.place.cli(*words[1:]).ok()
+        assert done.out.strip()
+        assert "Traceback" not in done.err
+    elif words[0] == "curl":
+        status = curl(checkout, words[1:])
+        # the one job may be running at this very moment, which is an answer too
+        assert status == 200 or (status == 409 and "trigger" in line.text), status
+    else:
+        pytest.fail(f"nobody knows how to run {line}: teach this test, or list why not")
+
+
+def curl(daemon: Daemon, words: list[str]) -> int:
+    """The few options that the documentation uses, without curl, which a fresh machine lacks."""
+    options, rest = {}, []
+    while words:
+        word = words.pop(0)
+        if word in ("-d", "--unix-socket"):
+            options[word] = words.pop(0)
+        elif word.startswith("-"):
+            pytest.fail(f"curl {word} is not known here")
+        else:
+            rest.append(word)
+    (url,) = rest
+    host, _, path = url.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    connection = http.client.HTTPConnection(name, daemon.port if port == "9090" else int(port or 80), timeout=10)
+    if "--unix-socket" in options:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(daemon.place.root / options["--unix-socket"]))
+    body = options.get("-d")
+    for document, ours in EXAMPLES.items():
+        body = body.replace(document, ours) if body else body
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}
+    connection.request("POST" if body else "GET", f"/{path}", body, headers)
+    with connection.getresponse() as reply:
+        reply.read()
+        status = reply.status
+    connection.close()
+    return status
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    text = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+    assert {"run", "test"} <= named
+    assert named <= targets
+
+
+MENTION = re.compile(r"`(?:vmsh-scheduler )([a-z][a-z-]*)((?: [^`]*)?)`")
+
+
+@cache
+def help_of(command: str) -> str:
+    return Place(REPOSITORY).cli(*command.split(), "--help", env={"COLUMNS": "200"}).ok().out
+
+
+def test_every_command_and_option_mentioned_is_known() -> None:
+    """In running text and tables, too: `vmsh-scheduler resolve RUN --as ok`."""
+    mentions = [(document, *found) for document in DOCUMENTS for found in MENTION.findall(document.read_text())]
+    assert len(mentions) > 20
+    for document, command, rest in mentions:
+        name = f"config {rest.split()[0]}" if command == "config" else command
+        shown = help_of(name)
+        options = re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", rest)
+        assert [option for option in options if not re.search(rf"{option}\b", shown)] == [], (document.name, command)
+
+
+def test_files_that_documents_link_to_exist() -> None:
+    broken = [
+        f"{document.relative_to(REPOSITORY)}: {target}"
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+        if not (document.parent / target).exists()
+    ]
+    assert broken == []

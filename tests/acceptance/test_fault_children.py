@@ -1,0 +1,155 @@
+"""Rows P1 to P6 through the whole daemon: bad children beside a healthy cadence, which never notices them."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.daemon import Daemon, Document, until
+from tests.support.faults import Cadence, Site, alive, rss_kb, site
+from tests.support.ledger import gaps, violations
+from vmsh_scheduler.domain.decision import Verdict
+from vmsh_scheduler.domain.trigger import SECOND
+
+FLOOD = 32 << 20
+LIMITS = ("timeout: 1s", "grace: 500ms")
+LATEST_S = 1.0 + 0.5 + 1.0
+"""timeout + grace + 1 s (reliability section 0, row 4)."""
+HEALTHY_SLOTS = 6
+RSS_GROWTH_KB = 16 << 10
+"""Far below what is flooded: no part of the output may pile up in the daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A child, and how it has to be told: `code`, `flags`, and whether it went well."""
+
+    script: str
+    code: str
+    flags: tuple[str, ...] = ()
+    more: tuple[str, ...] = LIMITS
+    good: bool = False
+    quick: bool = False
+    """Ends by itself: never waited for up to its timeout."""
+
+
+def told(script: str) -> str:
+    """Every process of the child says its pid in `pids`, so that each can be looked for afterwards."""
+    return f"echo $$ >> pids; {script}"
+
+
+BACKGROUND = 'sh -c "echo \\$\\$ >> pids; exec sleep 300" '
+PIPED = "crash_exact: false"
+
+
+def escape(fifo: str) -> str:
+    """Out of the group before its parent ends: only its hold on the output and its environment tell of it."""
+    return told(f"mkfifo {fifo}; setsid sh -c 'echo > {fifo}; exec {BACKGROUND}' & read x < {fifo}; exit 0")
+
+
+FAULTS = {
+    "hangs": Fault(told("sleep 300"), "timeout"),
+    "hangs-piped": Fault(told("sleep 300"), "timeout", more=(*LIMITS, PIPED)),
+    "ignores-term": Fault(told('trap "" TERM; while :; do sleep 1; done'), "timeout", ("killed",)),
+    "ignores-term-piped": Fault(
+        told('trap "" TERM; while :; do sleep 1; done'), "timeout", ("killed",), (*LIMITS, PIPED)
+    ),
+    "stopped": Fault(told("kill -STOP $$"), "timeout", ("killed",)),
+    "stopped-piped": Fault(told("kill -STOP $$"), "timeout", ("killed",), (*LIMITS, PIPED)),
+    "grandchild": Fault(told(f"{BACKGROUND} & exit 0"), "exit", good=True, quick=True),
+    "grandchild-piped": Fault(told(f"{BACKGROUND} & exit 0"), "exit", good=True, quick=True, more=(*LIMITS, PIPED)),
+    "escapee": Fault(escape("a"), "exit", ("left_background",), good=True, quick=True),
+    "escapee-piped": Fault(escape("b"), "exit", ("left_background",), (*LIMITS, PIPED), good=True, quick=True),
+    "floods": Fault(told(f"head -c {FLOOD} /dev/zero"), "exit", ("truncated",), ("timeout: 60s",), good=True),
+    "floods-piped": Fault(
+        told(f"head -c {FLOOD} /dev/zero"), "exit", ("truncated",), ("timeout: 60s", PIPED), good=True
+    ),
+}
+
+
+@dataclass
+class Ward:
+    """The daemon with every child, after all of them came to their end once."""
+
+    site: Site
+    daemon: Daemon
+    healthy: Cadence
+    lines: dict[str, Document]
+    growth_kb: int
+
+    def pids(self) -> list[int]:
+        return [int(pid) for pid in (self.site.place.root / "pids").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    place = site(tmp_path_factory.mktemp("ward"))
+    healthy = place.work("healthy")
+    sick = [Cadence(name, ("/bin/sh", "-c", fault.script), "1h", fault.more) for name, fault in FAULTS.items()]
+    settings = f"concurrency: {len(FAULTS) + 4}\n"
+    place.configure(healthy, *sick, scheduler=settings)
+    try:
+        yield observe(place, healthy)
+    finally:
+        place.place.close()
+
+
+def observe(place: Site, healthy: Cadence) -> Ward:
+    daemon = place.place.daemon().ready()
+    before, peak = rss_kb(daemon.pid), 0
+    ends: dict[str, Document] = {}
+    deadline = time.monotonic() + 60
+
+    def over() -> bool:
+        nonlocal peak
+        peak = max(peak, rss_kb(daemon.pid))
+        for line in [*daemon.lines("anchor success"), *daemon.lines("anchor failed")]:
+            ends.setdefault(line["ns"], line)
+        return ends.keys() >= {*FAULTS, "healthy"} and len(place.starts(healthy)) >= HEALTHY_SLOTS
+
+    daemon.wait_until(over, f"every child's end, missing {set(FAULTS) - ends.keys()}", deadline - time.monotonic())
+    return Ward(place, daemon, healthy, ends, peak - before)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_child_comes_to_its_end_in_time(ward: Ward, name: str) -> None:
+    fault, line = FAULTS[name], ward.lines[name]
+    assert line["msg"] == ("anchor success" if fault.good else "anchor failed"), line
+    assert tuple(line.get("flags", ())) == fault.flags, line
+    if not fault.good:
+        assert (line["code"], line["class"]) == (fault.code, "network"), line
+    if LIMITS[0] in fault.more:
+        assert line["took_ms"] <= LATEST_S * SECOND, line
+    if fault.quick:
+        assert line["took_ms"] < SECOND, line
+
+
+@pytest.mark.parametrize("name", ["floods", "floods-piped"])
+def test_p6_a_flood_is_counted_and_cut(ward: Ward, name: str) -> None:
+    rows = ward.daemon.place.cli("history", f"{name}/fast", "--json").ok().json["executions"]
+    outcome = rows[-1]["outcome"]
+    assert outcome["output_bytes"] == FLOOD
+    assert len(outcome["output"]) < 1 << 20
+
+
+def test_p6_the_daemon_does_not_grow_with_what_is_flooded(ward: Ward) -> None:
+    assert ward.growth_kb <= RSS_GROWTH_KB
+
+
+def test_no_process_is_left(ward: Ward) -> None:
+    pids = ward.pids()
+    assert len(pids) >= len(FAULTS) + 4
+    until(lambda: not any(map(alive, pids)), f"the end of {[pid for pid in pids if alive(pid)]}", 5)
+
+
+def test_the_healthy_cadence_misses_no_slot(ward: Ward) -> None:
+    """Runs last of this ward: it ends the daemon."""
+    ward.daemon.stop()
+    assert violations(ward.site.entries()) == []
+    books = ward.site.books()
+    assert gaps(books, {ward.healthy.job: SECOND}) == []
+    mine = [decision for decision in books.decisions if decision.job_id == ward.healthy.job]
+    assert {decision.verdict for decision in mine} == {Verdict.FIRED}
+    late = [e.start_delay for e in books.executions if e.run.job_id == ward.healthy.job][:-1]
+    assert max(late) < SECOND, late

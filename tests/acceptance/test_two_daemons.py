@@ -1,0 +1,93 @@
+"""One daemon per state directory, whatever the second one is called."""
+
+import signal
+import socket
+from pathlib import Path
+
+from tests.support.daemon import Daemon, Place
+from tests.support.stubs import Stub, cadences, put_batch
+
+
+def test_the_second_one_ends_and_names_the_first(place: Place) -> None:
+    place.configure(cadences(fast="every: 1h"))
+    first = place.daemon().ready()
+    second = place.daemon()
+    assert second.wait() == 75
+    assert str(first.pid) in second.text()
+    assert "vmsh-scheduler run" in second.text()
+    assert "Traceback" not in second.text()
+    assert first.health()["status"] == "healthy"
+    first.stop()
+
+
+def test_a_link_to_the_state_is_the_same_state(place: Place) -> None:
+    place.configure(cadences(fast="every: 1h"))
+    first = place.daemon().ready()
+    (place.root / "elsewhere").symlink_to("state")
+    second = place.daemon("--state", str(place.root / "elsewhere" / "scheduler.json"))
+    assert second.wait() in (75, 77), second.text()
+    first.stop()
+
+
+def test_the_lock_goes_with_its_holder(place: Place) -> None:
+    """After kill -9 nothing has to be removed by hand."""
+    place.configure(cadences(fast="every: 1h"))
+    first = place.daemon().ready()
+    first.signal(signal.SIGKILL)
+    first.wait()
+    place.daemon().ready().stop()
+
+
+def test_a_daemon_whose_state_is_replaced_stops(place: Place) -> None:
+    """Two daemons on one path would be possible from then on."""
+    place.configure(cadences(fast="every: 1h"))
+    daemon = place.daemon().ready()
+    place.state.parent.rename(place.root / "moved")
+    assert daemon.wait() == 75
+    assert "moved or replaced" in daemon.text()
+
+
+def test_two_roots_do_not_disturb_each_other(place: Place, tmp_path: Path) -> None:
+    other = Place(tmp_path / "other")
+    try:
+        daemons: list[Daemon] = []
+        for one in (place, other):
+            one.configure(cadences(fast="every: 1h"))
+            put_batch(one)
+            daemons.append(one.daemon().ready())
+        for daemon in daemons:
+            daemon.wait_line("anchor success")
+            assert len(Stub(daemon.place).calls()) == 1
+            daemon.stop()
+    finally:
+        other.close()
+
+
+def test_a_busy_port_ends_the_program_with_what_to_do(place: Place) -> None:
+    place.configure(cadences(fast="every: 1h"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        daemon = place.daemon(env={"METRICS_PORT": str(port)})
+        assert daemon.wait() == 69
+    assert f"127.0.0.1:{port}" in daemon.text()
+    assert "METRICS_PORT" in daemon.text()
+    assert "Traceback" not in daemon.text()
+    place.daemon().ready().stop()
+
+
+def test_no_descriptor_of_the_daemon_reaches_a_command(place: Place) -> None:
+    """The lock above all: a command that kept it would lock out the next daemon."""
+    place.configure(cadences(fast="every: 1h"))
+    put_batch(place)
+    hold = place.write("hold", "")
+    Stub(place).behave(hold="hold")
+    daemon = place.daemon().ready()
+    (call,) = daemon.wait_until(lambda: Stub(place).calls(), "the command's start")
+    state = place.state.parent
+    open_files = {entry.readlink() for entry in Path(f"/proc/{call['pid']}/fd").iterdir()}
+    ours = {path for path in open_files if path.is_relative_to(state)}
+    assert {path.parent.name for path in ours} <= {"runs"}, ours
+    assert not any("socket" in str(path) for path in open_files)
+    hold.unlink()
+    daemon.wait_line("anchor success")
+    daemon.stop()

@@ -1,0 +1,358 @@
+"""Settings: flags > environment > scheduler.yaml > defaults, every value with its origin, every problem at once."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from vmsh_scheduler.environment import VARIABLES
+from vmsh_scheduler.errors import ConfigError, Usage
+from vmsh_scheduler.settings import LOCAL_COMMAND, Settings, SettingsFile, load_settings, read_env_file
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def write(directory: Path, text: str) -> None:
+    (directory / "config").mkdir(exist_ok=True)
+    (directory / "config/scheduler.yaml").write_text(text)
+
+
+def refused(
+    directory: Path, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        load_settings(flags or {}, environ or {}, directory)
+    assert error.value.exit == 78
+    return error.value.problems
+
+
+DEFAULTS = {
+    "anchor_write_enabled": True,
+    "base_backoff": 5,
+    "commands": {"local": LOCAL_COMMAND},
+    "drain_ms": 330_000,
+    "log_format": "auto",
+    "log_level": "info",
+    "max_backoff": 7,
+    "metrics_host": "127.0.0.1",
+    "metrics_port": 9090,
+    "on_state_loss": "wait",
+    "pass_env": (),
+    "retention_bytes": 1 << 30,
+    "retention_days": 30,
+    "retention_rows": 1_000,
+    "tick_ms": 10_000,
+}
+
+
+def test_every_default(tmp_path: Path) -> None:
+    found = load_settings({}, {}, tmp_path)
+    values = {name: getattr(found, name) for name in SettingsFile.model_fields}
+    assert values.pop("concurrency") == min(1_024, 4 * len(os.sched_getaffinity(0)))
+    assert values == DEFAULTS
+    assert set(found.origins.values()) == {"default"}
+
+
+def test_default_paths(tmp_path: Path) -> None:
+    found = load_settings({}, {}, tmp_path)
+    assert found.root == tmp_path
+    assert found.namespaces_path == tmp_path / "config/namespaces.yaml"
+    assert found.agents_path == tmp_path / "config/agents.yaml"
+    assert found.scheduler_path == tmp_path / "config/scheduler.yaml"
+    assert found.state_path == tmp_path / "state/scheduler.json"
+    assert found.keys_dir == tmp_path / "state/keys"
+
+
+@pytest.mark.parametrize("where", ["flag", "environment"])
+def test_a_root_brings_the_layout_of_the_seed(tmp_path: Path, where: str) -> None:
+    flags, environ = ({"root": "/app"}, {}) if where == "flag" else ({}, {"VMSH_ROOT": "/app"})
+    found = load_settings(flags, environ, tmp_path)
+    assert found.root == Path("/app")
+    assert found.namespaces_path == Path("/app/vmsh/config/namespaces.yaml")
+    assert found.agents_path == Path("/app/vmsh/config/agents.yaml")
+    assert found.state_path == Path("/app/out/state/scheduler.json")
+
+
+def test_other_files_lie_beside_namespaces(tmp_path: Path) -> None:
+    found = load_settings({}, {"VMSH_NAMESPACES": "../elsewhere/n.yaml"}, tmp_path)
+    assert found.namespaces_path == tmp_path.parent / "elsewhere/n.yaml"
+    assert found.agents_path == tmp_path.parent / "elsewhere/agents.yaml"
+    assert found.state_path == tmp_path / "state/scheduler.json"
+
+
+def test_what_somebody_named_must_be_there(tmp_path: Path) -> None:
+    by_default = load_settings({}, {}, tmp_path).config_paths
+    assert [(file.role, file.optional, file.name) for file in by_default] == [
+        ("namespaces", False, "config/namespaces.yaml"),
+        ("agents", True, "config/agents.yaml"),
+    ]
+    named = load_settings({"agents": "/etc/agents.yaml"}, {}, tmp_path).config_paths[1]
+    assert (named.optional, named.name) == (False, "/etc/agents.yaml")
+    assert refused(tmp_path, {"VMSH_CONFIG": "mine.yaml"}) == ("mine.yaml: is missing",)
+
+
+def test_flags_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    write(tmp_path, "# mine\nmetrics_port: 1\ntick_ms: 1000\nlog_level: warn\n")
+    found = load_settings({"metrics_port": 3}, {"METRICS_PORT": "2", "VMSH_TICK_MS": "2000"}, tmp_path)
+    picked = {name: (getattr(found, name), found.origins[name]) for name in ("metrics_port", "tick_ms", "log_level")}
+    assert picked == {
+        "metrics_port": (3, "--metrics-port"),
+        "tick_ms": (2_000, "env VMSH_TICK_MS"),
+        "log_level": ("warn", "config/scheduler.yaml:4:1"),
+    }
+    assert found.origins["drain_ms"] == "default"
+
+
+def test_flags_as_text_are_read_like_the_environment(tmp_path: Path) -> None:
+    assert load_settings({"metrics_port": "0", "anchor_write_enabled": "0"}, {}, tmp_path).metrics_port == 0
+    assert refused(tmp_path, flags={"metrics_port": "0x1"}) == ("--metrics-port: must be a whole number",)
+
+
+def test_an_unknown_flag_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(Usage):
+        load_settings({"prot": 1}, {}, tmp_path)
+
+
+SET = {
+    "VMSH_ROOT": ("/r", Path("/r")),
+    "VMSH_NAMESPACES": ("/n.yaml", Path("/n.yaml")),
+    "VMSH_AGENTS": ("/a.yaml", Path("/a.yaml")),
+    "VMSH_STATE": ("/s.json", Path("/s.json")),
+    "VMSH_TICK_MS": ("250", 250),
+    "VMSH_METRICS_HOST": ("::", "::"),
+    "VMSH_METRICS_PORT": ("0", 0),
+    "METRICS_PORT": ("9091", 9091),
+    "VMSH_BASE_BACKOFF": ("6", 6),
+    "VMSH_MAX_BACKOFF": ("8", 8),
+    "VMSH_LOG_LEVEL": ("DEBUG", "debug"),
+    "LOG_LEVEL": ("warning", "warning"),
+    "VMSH_LOG_FORMAT": ("json", "json"),
+    "LOG_FORMAT": ("console", "console"),
+    "VMSH_CONCURRENCY": ("1024", 1_024),
+    "VMSH_DRAIN_MS": ("0", 0),
+    "VMSH_ON_STATE_LOSS": ("run", "run"),
+    "ANCHOR_WRITE_ENABLED": ("0", False),
+    "VMSH_PASS_ENV": ("A, B_2,", ("A", "B_2")),
+}
+SETTABLE = [variable for variable in VARIABLES if variable.setting and variable.name != "VMSH_CONFIG"]
+
+
+def test_every_variable_is_listed_once() -> None:
+    names = [variable.name for variable in VARIABLES]
+    assert len(set(names)) == len(names)
+    assert {variable.name for variable in SETTABLE} == SET.keys()
+    assert {variable.setting for variable in VARIABLES} - {""} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("variable", SETTABLE, ids=lambda variable: variable.name)
+def test_every_variable_sets_its_setting(variable: object, tmp_path: Path) -> None:
+    (found,) = [each for each in SETTABLE if each is variable]
+    text, value = SET[found.name]
+    settings = load_settings({}, {found.name: text}, tmp_path)
+    assert getattr(settings, found.setting) == value
+    assert settings.origins[found.setting] == f"env {found.name}"
+
+
+def test_the_table_tells_the_defaults(tmp_path: Path) -> None:
+    defaults = load_settings({}, {}, tmp_path)
+    for variable in SETTABLE:
+        value = getattr(defaults, variable.setting)
+        if isinstance(value, (bool, int, str)) and variable.setting != "concurrency":
+            assert variable.default == (str(int(value)) if isinstance(value, bool) else str(value)), variable.name
+
+
+def test_our_own_name_wins_over_the_common_one(tmp_path: Path) -> None:
+    environ = {"METRICS_PORT": "1", "VMSH_METRICS_PORT": "2", "LOG_LEVEL": "error", "VMSH_LOG_LEVEL": "debug"}
+    found = load_settings({}, environ, tmp_path)
+    assert (found.metrics_port, found.log_level) == (2, "debug")
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:9090", "udp://10.0.0.1:53", ""])
+def test_service_links_and_empty_values_are_not_settings(tmp_path: Path, value: str) -> None:
+    assert load_settings({}, {"METRICS_PORT": value}, tmp_path).metrics_port == 9090
+    both = load_settings({}, {"METRICS_PORT": "7", "VMSH_METRICS_PORT": value}, tmp_path)
+    assert both.metrics_port == 7
+
+
+@pytest.mark.parametrize(
+    "value", ["10s", "abc", "0x10", "010", "1_000", "1e3", "+5", " 5", "5 ", "1.0", "\u0663", "--1", "9" * 30, "-0x1"]
+)
+def test_junk_refuses_to_start_and_names_the_variable(tmp_path: Path, value: str) -> None:
+    assert refused(tmp_path, {"VMSH_TICK_MS": value}) == ("VMSH_TICK_MS: must be a whole number",)
+
+
+def test_every_problem_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "tick_ms: fast\nprot: 1\n")
+    environ = {
+        "METRICS_PORT": "65536",
+        "VMSH_MAX_BACKOFF": "0",
+        "LOG_LEVEL": "loud",
+        "ANCHOR_WRITE_ENABLED": "maybe",
+        "VMSH_PASS_ENV": "A,b-c",
+        "VMSH_CONCURRENCY": "1025",
+        "VMSH_DRAIN_MS": "10s",
+    }
+    found = refused(tmp_path, environ)
+    assert sorted(problem.partition(": ")[0] for problem in found) == sorted(
+        ["config/scheduler.yaml:1:10", "config/scheduler.yaml:2:1", *environ]
+    )
+    assert "METRICS_PORT: must be at most 65535" in found
+    assert "ANCHOR_WRITE_ENABLED: must be true or false" in found
+
+
+def test_c12_no_problem_repeats_a_value(tmp_path: Path) -> None:
+    write(tmp_path, "tick_ms: hunter2\nlog_level: [hunter2]\ncommands: {local: hunter2}\nmetrics_host: {a: hunter2}\n")
+    environ = {name: "hunter2 \0" for name in SET if name not in {"VMSH_ROOT", "VMSH_NAMESPACES"}}
+    assert "hunter2" not in "".join(refused(tmp_path, environ))
+
+
+def test_commands_are_added_to_the_built_in_one(tmp_path: Path) -> None:
+    write(tmp_path, "commands:\n  btc: [npm, run, 'anchor:btc']\n")
+    commands = load_settings({}, {}, tmp_path).commands
+    assert commands == {"local": LOCAL_COMMAND, "btc": ("npm", "run", "anchor:btc")}
+    write(tmp_path, "commands:\n  local: [mine]\n")
+    assert load_settings({}, {}, tmp_path).commands == {"local": ("mine",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "commands: {eip15: [x]}",
+            "1:12: commands.eip15: the key is no target scheme; did you mean `eip155`?",
+        ),
+        ("commands: {btc: []}", "1:17: commands.btc: must have at least 1 item(s)"),
+        ("commands: {btc: npm run}", "1:17: commands.btc: must be a list, not text"),
+        ("pass_env: [a-b]", "1:12: pass_env[0]: has not the required form (pattern ^[A-Za-z_][A-Za-z0-9_]*$)"),
+        ("tick_ms: 99", "1:10: tick_ms: must be at least 100"),
+        ("tick_ms: ${NO}", "1:10: tick_ms: environment variable NO is not set; set it, or write ${NO:-default}"),
+        ("log_levl: info", "1:1: log_levl: unknown key; did you mean `log_level`?"),
+        ("- a", "1:1: a list at the top level; a mapping (key: value) is needed"),
+    ],
+)
+def test_the_file_is_refused_with_places(tmp_path: Path, text: str, problem: str) -> None:
+    write(tmp_path, text)
+    assert refused(tmp_path) == (f"config/scheduler.yaml:{problem}",)
+
+
+def test_the_file_may_use_the_environment_and_is_shown_as_written(tmp_path: Path) -> None:
+    write(tmp_path, "metrics_port: ${P}\ncommands:\n  btc: [send, '${KEY}']\n")
+    found = load_settings({}, {"P": "7", "KEY": "hunter2"}, tmp_path)
+    assert (found.metrics_port, found.commands["btc"]) == (7, ("send", "hunter2"))
+    rows = {row["name"]: (row["value"], row["origin"]) for row in found.rows()}
+    assert rows["metrics_port"] == ("${P}", "config/scheduler.yaml:1:1")
+    assert rows["commands"] == ({"btc": ["send", "${KEY}"]}, "config/scheduler.yaml:2:1")
+    assert "hunter2" not in str(rows)
+
+
+def test_rows_are_json_and_complete(tmp_path: Path) -> None:
+    rows = load_settings({}, {}, tmp_path).rows()
+    paths = {"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"}
+    assert [row["name"] for row in rows] == sorted({*SettingsFile.model_fields, *paths})
+    assert {type(row["value"]) for row in rows} == {str, int, bool, list, dict}
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n", "{}\n"])
+def test_a_file_without_settings_is_fine(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    assert load_settings({}, {}, tmp_path).tick_ms == 10_000
+
+
+def test_a_directory_in_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config/scheduler.yaml").mkdir(parents=True)
+    assert refused(tmp_path) == ("config/scheduler.yaml: is a directory; a file is needed",)
+
+
+def test_the_shipped_file_works_and_shows_the_defaults(tmp_path: Path) -> None:
+    shipped = (CHECKOUT / "config/scheduler.yaml").read_text()
+    write(tmp_path, shipped)
+    assert load_settings({}, {}, tmp_path).model_dump() == {
+        **load_settings({}, {}, tmp_path / "none").model_dump(),
+        **{name: getattr(load_settings({}, {}, tmp_path), name) for name in ("root", "cwd", "origins")},
+        **{name: getattr(load_settings({}, {}, tmp_path), name) for name in Settings.model_fields if "_path" in name},
+    }
+    assert shipped.startswith("# yaml-language-server: $schema=schema/scheduler.json\n")
+
+
+def test_what_the_shipped_file_has_in_comments_is_true(tmp_path: Path) -> None:
+    shipped = (CHECKOUT / "config/scheduler.yaml").read_text()
+    write(
+        tmp_path,
+        re.sub(
+            r"(?m)^#( +[a-z0-9]+: \[| ?[a-z_]+: \S)",
+            lambda m: m[1].removeprefix(" ") if "[" not in m[1] else m[1],
+            shipped,
+        ),
+    )
+    found = load_settings({}, {}, tmp_path)
+    expected = {**DEFAULTS, "concurrency": 16}
+    expected["commands"] = found.commands
+    expected["pass_env"] = found.pass_env
+    assert {name: getattr(found, name) for name in SettingsFile.model_fields} == expected
+    assert found.commands["eip155"] == ("npm", "--prefix", "services/anchors", "run", "anchor:evm")
+    assert found.commands.keys() == {"eip155", "btc", "rfc3161", "local"}
+    assert found.pass_env == ("EVM_RPC", "EVM_ANCHOR_KEY", "BTC_RPC", "TSA_URL")
+
+
+def test_the_shipped_env_example_names_every_variable_of_ours(tmp_path: Path) -> None:
+    example = (CHECKOUT / ".env.example").read_text()
+    assert read_env_file(CHECKOUT / ".env.example") == {}
+    lines = [line.removeprefix("# ") for line in example.splitlines() if re.match(r"# [A-Z_]+=", line)]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    named = read_env_file(tmp_path / ".env")
+    ours = {variable.name for variable in VARIABLES if variable.setting} - {"METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT"}
+    assert ours == named.keys() - {"EVM_RPC", "EVM_ANCHOR_KEY"}
+    for variable in SETTABLE:
+        if variable.name in named and isinstance(DEFAULTS.get(variable.setting), (int, str)):
+            assert named[variable.name] == variable.default
+
+
+def env_file(path: Path, text: str | bytes) -> Path:
+    (path / ".env").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path / ".env"
+
+
+def test_an_env_file(tmp_path: Path) -> None:
+    text = r"""# comment
+A=1
+export B = no
+"""
+    text = "\ufeff# comment\r\nA=1\r\nexport B=two words # not three\n\n  C='# $A \\n'\n"
+    text += 'D="a \\"b\\"\\n\\\\n" # why\nE=\nF=a#b\nG= # nothing\nH="\u00e9"\nI=x=y\n'
+    assert read_env_file(env_file(tmp_path, text)) == {
+        "A": "1",
+        "B": "two words",
+        "C": "# $A \\n",
+        "D": 'a "b"\n\\n',
+        "E": "",
+        "F": "a#b",
+        "G": "",
+        "H": "\u00e9",
+        "I": "x=y",
+    }
+
+
+def test_an_env_file_is_refused_with_every_line(tmp_path: Path) -> None:
+    path = env_file(tmp_path, "A=1\nhunter2\n1A=x\nB='hunter2\nC=\"x\" y\nA=2\nD = 1\nE=a\0b\nF='a'b\n")
+    with pytest.raises(ConfigError) as error:
+        read_env_file(path)
+    assert error.value.problems == (
+        f"{path}:2:1: not NAME=value",
+        f"{path}:3:1: not NAME=value",
+        f"{path}:4:3: B: quotes that do not match, or text behind them",
+        f"{path}:5:3: C: quotes that do not match, or text behind them",
+        f"{path}:6:1: A: set twice in this file",
+        f"{path}:7:1: not NAME=value",
+        f"{path}:8:3: E: quotes that do not match, or text behind them",
+        f"{path}:9:3: F: quotes that do not match, or text behind them",
+    )
+
+
+@pytest.mark.parametrize(("raw", "problem"), [(b"A=\xff", "not UTF-8 at byte offset 2"), (None, "is missing")])
+def test_an_env_file_that_cannot_be_read(tmp_path: Path, raw: bytes | None, problem: str) -> None:
+    path = tmp_path / ".env" if raw is None else env_file(tmp_path, raw)
+    with pytest.raises(ConfigError) as error:
+        read_env_file(path)
+    assert error.value.problems == (f"{path}: {problem}",)
