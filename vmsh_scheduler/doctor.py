@@ -79,7 +79,7 @@ def _state(settings: Settings) -> Iterator[Row]:
     yield _row(str(path), "state", "; ".join(opened.findings), f"{opened.condition.value}, {len(opened.states)} jobs")
     yield _row(str(path.with_suffix(".db")), "journal", "; ".join(broken[:3]), "every hash chain is intact")
     held = [
-        f"run {state.held} of {job_id} waits for `resolve`" for job_id, state in opened.states.items() if state.held
+        f"run {state.held.id} of {job_id} waits for `resolve`" for job_id, state in opened.states.items() if state.held
     ]
     if held:
         yield _row("held runs", "runs", "; ".join(held[:5]))

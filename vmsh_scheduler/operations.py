@@ -85,7 +85,7 @@ class AppOperations:
             "findings": self._findings(),
             "fence": self._app.fence,
             "jobs": [
-                job_view(job, self._board.state(id), now, queued=id in self._board.queued)
+                job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
                 for id, job in self._board.jobs.items()
             ],
         }

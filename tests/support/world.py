@@ -57,6 +57,8 @@ class ScriptedExecutor:
     traces: dict[str, Recovery] = field(default_factory=dict)
     probes: dict[str, bool | None] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    """The job of each run, as it was when the run began."""
     forgotten: list[str] = field(default_factory=list)
     hold: bool = False
     hurried: bool = False
@@ -65,6 +67,7 @@ class ScriptedExecutor:
 
     async def run(self, job: Job, run: Run) -> Outcome:
         self.runs.append(run)
+        self.jobs.append(job)
         if self.on_run is not None:
             self.on_run(run)
         if self.hold:
@@ -99,8 +102,12 @@ class NamedSubjects:
 
     def __init__(self) -> None:
         self.found: dict[str, Found | Nothing] = {}
+        self.gate: asyncio.Event | None = None
+        """Looking takes until this is set."""
 
     async def find(self, job: Job, state: JobState) -> Found | Nothing:
+        if self.gate is not None:
+            await self.gate.wait()
         return self.found.get(job.id, Nothing("no_batch"))
 
 

@@ -1,5 +1,6 @@
 """The engine over memory stores in virtual time: starts, waits, overlaps, crashes, full disks."""
 
+import asyncio
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.support.builders import NOON, agent, cadence
 from tests.support.world import CALLBACK, FailingStates, World
+from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.decision import Reason, Verdict
 from vmsh_scheduler.domain.events import ClockStepped, Recovered, StateFailed, StateRestored
 from vmsh_scheduler.domain.explain import covers
@@ -109,6 +111,47 @@ async def test_jobs_of_one_lane_take_turns() -> None:
     world.executor.finish(world.executor.runs[0])
     await world.tick()
     assert len(world.executor.runs) == 2
+
+
+async def test_a_withdrawn_job_in_a_lane_does_not_strand_the_others() -> None:
+    names = ("a", "b", "c")
+    world = World(*(replace(cadence(600, id=f"ns/{n}"), lane="ns|btc") for n in names))
+    world.executor.hold = True
+    await world.start()
+    await world.tick()
+    running = world.executor.runs[0]
+    waiting = [job_id for job_id in world.jobs if job_id != running.job_id]
+    await Control(world.engine).pause(waiting[0], until=None, note="", by="me")
+    world.executor.finish(running)
+    await world.tick()
+    assert [run.job_id for run in world.executor.runs] == [running.job_id, waiting[1]]
+
+
+async def test_the_end_of_a_pause_leaves_the_engine_free_for_others() -> None:
+    world = World(cadence(3600), cadence(10, id="b/fast"))
+    await world.start()
+    await world.tick()
+    await Control(world.engine).pause("ns/fast", until=NOON + 3_000, note="", by="me")
+    await world.go(30 * SECOND)
+    assert len(world.slots("b/fast")) == 4
+    assert world.state().pause is None
+    await Control(world.engine).pause("ns/fast", until=world.clock.wall + 3_000, note="", by="me")
+    world.clock.move(10 * SECOND)
+    world.boot(fence=2)
+    await world.start()
+    await world.go(20 * SECOND)
+    assert world.slots("b/fast")[-1] == NOON + 60_000
+
+
+async def test_nothing_is_decided_while_stopping() -> None:
+    world = World(cadence(10))
+    world.executor.hold = True
+    await world.start()
+    await world.tick()
+    world.engine.stopping = True
+    world.clock.move(25_000)
+    await world.engine.tick()
+    assert [d.slot for d in world.decisions] == [NOON]
 
 
 async def test_overlap_allow_runs_beside() -> None:
@@ -275,6 +318,23 @@ class TestSubjects:
         assert world.decisions[-1].reason is Reason.NEW_ROOT
         assert world.decisions[-1].inputs["supersedes"] == first.slot
 
+    async def test_a_reload_while_looking_starts_only_the_new_command(self) -> None:
+        world = self.world()
+        job = world.jobs["ns/fast"]
+        gate = world.subjects.gate = asyncio.Event()
+        world.subjects.found["ns/fast"] = Found("1", "sha256:aa", "k1")
+        await world.start()
+        await world.tick()
+        assert job.subject is not None
+        changed = replace(job, action=Command(("new",)), subject=replace(job.subject, target="b"), revision="r2")
+        await world.engine.sync({"ns/fast": changed}, "cfg2")
+        await world.tick()
+        gate.set()
+        await world.tick()
+        assert len(world.executor.runs) == 1
+        assert world.executor.jobs[0].action == Command(("new",))
+        assert world.state().covered_for == "b"
+
     async def test_failing_to_look_backs_off(self) -> None:
         world = self.world()
         world.subjects.found["ns/fast"] = Nothing("seal_failed", "cannot read", failed=True)
@@ -413,6 +473,18 @@ class TestControl:
         await world.tick()
         assert [run.attempt for run in world.executor.runs] == [1, 2]
 
+    async def test_trigger_refuses_what_would_start_nothing(self) -> None:
+        world = World(replace(cadence(10), enabled=False), cadence(10, id="b/fast"))
+        await world.start()
+        control = Control(world.engine)
+        with pytest.raises(Usage, match="switched off"):
+            await control.fire("ns/fast", by="me")
+        await control.pause("b/fast", until=None, note="", by="me")
+        with pytest.raises(Usage, match="paused"):
+            await control.fire("b/fast", by="me")
+        with pytest.raises(Usage, match="past"):
+            await control.pause("b/fast", until=NOON - 1, note="", by="me")
+
     async def test_trigger_refuses_a_running_job(self) -> None:
         world = World(cadence(10))
         world.executor.hold = True
@@ -438,7 +510,7 @@ class TestControl:
         world.executor.hold = True
         await world.start()
         await world.tick()
-        queued = next(iter(world.engine.board.queued))
+        queued = next(iter(world.engine.board.waiting))
         await Control(world.engine).pause(queued, until=None, note="", by="me")
         world.executor.finish(world.executor.runs[0])
         await world.tick()
@@ -459,8 +531,9 @@ class TestControl:
         control = Control(world.engine)
         with pytest.raises(NotFound):
             await control.fire("nope/fast", by="me")
-        with pytest.raises(NotFound):
-            await control.resolve("nope", "ok", by="me")
+        for run in ("nope", ""):
+            with pytest.raises(NotFound):
+                await control.resolve(run, "ok", by="me")
         with pytest.raises(Usage):
             await control.resolve("nope", "maybe", by="me")
 

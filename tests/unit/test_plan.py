@@ -54,11 +54,37 @@ class TestAdmit:
         state = finished(job, NETWORK)
         assert plan.admit(job, state, NOON + 200) == state
 
-    def test_changed_is_planned_anew_and_forgets_its_backoff(self) -> None:
+    def test_changed_is_planned_anew_and_tries_its_open_slot_at_once_under_the_same_key(self) -> None:
         job = cadence(10)
         state = finished(job, NETWORK)
-        after = plan.admit(replace(cadence(20), revision="r2"), state, NOON + 200)
-        assert (after.level, after.slot, after.ready_at, after.revision) == (0, None, None, "r2")
+        changed = replace(cadence(20), revision="r2")
+        after = plan.admit(changed, state, NOON + 200)
+        assert (after.level, after.slot, after.ready_at, after.revision) == (0, NOON, NOON + 200, "r2")
+        assert after.upcoming == Next(NOON + 20_000, NOON + 20_000)
+        assert plan.attempt_of(after) == 2
+        assert plan.fired(changed, after, run_of(changed, NOON, attempt=2), {}) is None
+
+    def test_changed_keeps_a_held_run_held(self) -> None:
+        job = cadence(10, on_unknown=OnUnknown.HOLD)
+        held = finished(job, Outcome(Status.UNKNOWN, code="lost"))
+        after = plan.admit(replace(job, revision="r2"), held, NOON + 200)
+        assert after.held == held.held
+        assert not plan.decide(job, after, NOON + 200).start
+
+    def test_another_target_has_nothing_covered(self) -> None:
+        there = Subject("batches", "ns", "out/batches", target="local:a")
+        job = replace(cadence(10), subject=there)
+        found = Found("1", "sha256:aa", "k1", target="local:a")
+        run = run_of(job, NOON, found=found)
+        done = plan.settle(job, plan.begin(opened(job), run), run, OK, NOON)
+        moved = replace(job, subject=replace(there, target="local:b"), revision="r2")
+        assert (done.found_digest, done.covers) == ("sha256:aa", "k1")
+        after = plan.admit(moved, done, NOON + 200)
+        assert (after.found_digest, after.covers) == ("", "")
+        late = plan.settle(moved, plan.begin(after, run), run, OK, NOON + 300)
+        assert (late.found_digest, late.covers) == ("", ""), "a run for the old target covers nothing here"
+        same = plan.admit(replace(job, revision="r3"), done, NOON + 200)
+        assert same.found_digest == "sha256:aa"
 
     def test_changed_while_running_keeps_the_run(self) -> None:
         job = cadence(10)
@@ -156,7 +182,7 @@ class TestDecide:
         ("change", "verdict", "reason"),
         [
             ({"pause": Pause(NOON)}, Verdict.SKIPPED, Reason.PAUSED),
-            ({"held": "run-1", "slot": NOON}, Verdict.DEFERRED, Reason.HELD),
+            ({"held": run_of(cadence(10), NOON), "slot": NOON}, Verdict.DEFERRED, Reason.HELD),
             ({"slot": NOON, "ready_at": NOON + 60_000}, Verdict.DEFERRED, Reason.BACKOFF),
         ],
     )
@@ -172,7 +198,6 @@ class TestDecide:
         state = finished(job, OK)
         at = NOON + 10_000
         assert verdicts(plan.decide(replace(job, enabled=False), state, at)) == [(Verdict.SKIPPED, Reason.DISABLED, 1)]
-        assert verdicts(plan.decide(job, state, at, stopping=True)) == [(Verdict.SKIPPED, Reason.DRAIN, 1)]
         assert verdicts(plan.decide(job, state, at, queued=True)) == [(Verdict.SKIPPED, Reason.CAPACITY, 1)]
 
     def test_a_pause_ends_by_itself(self) -> None:
@@ -286,7 +311,8 @@ class TestUnknown:
     def test_hold_waits_for_a_person(self) -> None:
         job = cadence(10, on_unknown=OnUnknown.HOLD)
         state = finished(job, Outcome(Status.UNKNOWN, code="lost"))
-        assert state.held == f"run-{NOON}-1"
+        assert state.held is not None
+        assert state.held.id == f"run-{NOON}-1"
         assert not plan.decide(job, state, NOON + 9_000).start
         assert verdicts(plan.decide(job, state, NOON + 10_000)) == [(Verdict.DEFERRED, Reason.HELD, 1)]
 
@@ -295,7 +321,7 @@ class TestUnknown:
         job = cadence(3600, on_unknown=OnUnknown.HOLD)
         held = finished(job, Outcome(Status.UNKNOWN, code="lost"))
         state = plan.resolve(job, held, verdict, NOON + 500)
-        assert state.held == ""
+        assert state.held is None
         expected = {"ok": (None, 0), "failed": (NOON, 1), "retry": (NOON, 0)}[verdict]
         assert (state.slot, state.level) == expected
         if verdict == "ok":
@@ -398,7 +424,8 @@ def test_reset_clears_the_wait_but_not_a_hold() -> None:
     job = cadence(10)
     failed = finished(job, NETWORK)
     assert plan.reset(failed, NOON + 1).ready_at == NOON + 1
-    assert plan.reset(replace(failed, held="x", ready_at=None), NOON + 1).ready_at is None
+    held = replace(failed, held=run_of(job, NOON), ready_at=None)
+    assert plan.reset(held, NOON + 1).ready_at is None
 
 
 def test_manual_jobs_wait_for_somebody() -> None:

@@ -12,7 +12,9 @@ from vmsh_scheduler.domain.trigger import Next
 
 Json = dict[str, Any]
 
-_PLAIN = tuple((f.name, f.default) for f in fields(JobState) if f.name not in {"upcoming", "runs", "pause", "result"})
+_PLAIN = tuple(
+    (f.name, f.default) for f in fields(JobState) if f.name not in {"upcoming", "runs", "held", "pause", "result"}
+)
 
 
 def state_to_json(state: JobState) -> Json:
@@ -26,6 +28,8 @@ def state_to_json(state: JobState) -> Json:
         out["upcoming"] = [state.upcoming.slot, state.upcoming.due]
     if state.runs:
         out["runs"] = [run_to_json(run) for run in state.runs]
+    if state.held is not None:
+        out["held"] = run_to_json(state.held)
     if state.pause is not None:
         out["pause"] = {
             "at": state.pause.at,
@@ -41,11 +45,12 @@ def state_to_json(state: JobState) -> Json:
 def state_from_json(data: Mapping[str, Any]) -> JobState:
     """Raises KeyError, TypeError or ValueError on anything `state_to_json` does not write."""
     plain = {name: data[name] for name, _ in _PLAIN if name in data}
-    upcoming, pause = data.get("upcoming"), data.get("pause")
+    upcoming, pause, held = data.get("upcoming"), data.get("pause"), data.get("held")
     return JobState(
         **plain,
         upcoming=None if upcoming is None else Next(int(upcoming[0]), int(upcoming[1])),
         runs=tuple(run_from_json(run) for run in data.get("runs", ())),
+        held=None if held is None else run_from_json(held),
         pause=None if pause is None else Pause(**pause),
         result=dict(data.get("result", {})),
     )
@@ -74,6 +79,7 @@ def run_to_json(run: Run) -> Json:
             "digest": run.found.digest,
             "covers": run.found.covers,
             "details": dict(run.found.details),
+            "target": run.found.target,
         }
     return out
 

@@ -31,7 +31,6 @@ class Reason(Enum):
     CAPACITY = "capacity"
     BACKOFF = "backoff"
     HELD = "held"
-    DRAIN = "drain"
     NO_BATCH = "no_batch"
     UNCHANGED = "unchanged"
     NOT_CONFIGURED = "not_configured"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
@@ -45,7 +46,6 @@ TEXTS: dict[Reason, tuple[str, str]] = {
         "a run ended unseen and on_unknown is hold",
         "vmsh-scheduler resolve RUN --as ok|failed|retry",
     ),
-    Reason.DRAIN: ("the daemon was stopping", ""),
     Reason.NO_BATCH: ("there was no batch to anchor", "seal one, or set `seal.files`"),
     Reason.UNCHANGED: ("the root was anchored already", "set reanchor: true to anchor it again"),
     Reason.NOT_CONFIGURED: ("nothing here carries out this kind of action", "configure a command"),
@@ -134,15 +134,15 @@ def _paused(job: Job, state: JobState, now: Millis) -> Explanation | None:
         return None
     by = f" by {pause.by}" if pause.by else ""
     note = f": {pause.note}" if pause.note else ""
-    remedy = f"vmsh-scheduler resume {job.id}"
+    remedy = f"vmsh-scheduler resume {quote(job.id)}"
     return Explanation(job.id, "will_not", Reason.PAUSED.value, f"paused{by}{note}", remedy, pause.until)
 
 
 def _held(job: Job, state: JobState, now: Millis) -> Explanation | None:
-    if not state.held:
+    if state.held is None:
         return None
-    text = f"nobody saw how run {state.held} ended, and on_unknown is hold"
-    remedy = f"vmsh-scheduler resolve {state.held} --as ok|failed|retry"
+    text = f"nobody saw how run {state.held.id} ended, and on_unknown is hold"
+    remedy = f"vmsh-scheduler resolve {state.held.id} --as ok|failed|retry"
     return Explanation(job.id, "will_not", Reason.HELD.value, text, remedy, None, state.slot)
 
 
@@ -151,5 +151,5 @@ def _retrying(job: Job, state: JobState) -> Explanation:
         return Explanation(job.id, "will", "due", "its slot is open and about to start", "", state.ready_at, state.slot)
     error = f"; last error: {state.last_error}" if state.last_error else ""
     text = f"attempt {plan.attempt_of(state)} after {state.level} failures in a row{error}"
-    remedy = f"vmsh-scheduler reset {job.id} retries at once"
+    remedy = f"vmsh-scheduler reset {quote(job.id)} retries at once"
     return Explanation(job.id, "will", Reason.BACKOFF.value, text, remedy, state.ready_at, state.slot)

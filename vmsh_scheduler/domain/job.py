@@ -70,6 +70,8 @@ class Subject:
     """Globs to seal."""
     base: str = "."
     """What the globs are relative to."""
+    target: str = ""
+    """Where it goes; what counts as covered, counts per target."""
     reanchor: bool = False
     """Run again though nothing changed."""
 

@@ -27,7 +27,8 @@ class Step:
 
 
 def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobState:
-    """Job seen at start-up or after a reload: an unchanged one keeps its plan and backoff.
+    """Job seen at start-up or after a reload: an unchanged one keeps its plan and backoff; a changed one is
+    planned anew, and tries its open slot at once under the same key.
 
     `lost`: state existed and could not be read, so wait one whole period instead of firing (decision 18)."""
     state = replace(state, first_seen=now if state.first_seen is None else state.first_seen)
@@ -35,8 +36,16 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
         return clamp(job, state, now)
     if lost and isinstance(job.trigger, Interval):
         return replace(state, revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
-    closed = state if state.runs else replace(_closed(state), level=0, held="")
-    return replace(closed, revision=job.revision, upcoming=_planned_anew(job, state, now))
+    ready_at = now if state.slot is not None and state.held is None else state.ready_at
+    after = replace(_known_of(job, state), revision=job.revision, level=0, ready_at=ready_at)
+    return replace(after, upcoming=_planned_anew(job, state, now))
+
+
+def _known_of(job: Job, state: JobState) -> JobState:
+    """What was covered at another target is not covered at this one."""
+    if job.subject is None or state.covered_for == job.subject.target:
+        return state
+    return replace(state, found_id="", found_digest="", covers="", covered_for=job.subject.target)
 
 
 def lost_slot(job: Job, now: Millis) -> Decision | None:
@@ -48,10 +57,10 @@ def lost_slot(job: Job, now: Millis) -> Decision | None:
 
 
 def _planned_anew(job: Job, state: JobState, now: Millis) -> Next | None:
-    first = job.trigger.first(now)
-    if first is not None and (state.newest_slot is None or first.slot > state.newest_slot):
+    first, newest = job.trigger.first(now), _newest(state, state.slot)
+    if first is not None and (newest is None or first.slot > newest):
         return first
-    return job.trigger.following(state.newest_slot, now)
+    return job.trigger.following(newest, now)
 
 
 def clamp(job: Job, state: JobState, now: Millis) -> JobState:
@@ -76,21 +85,19 @@ def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | Non
     return min(times, default=None)
 
 
-def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False, stopping: bool = False) -> Step:
+def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> Step:
     """Look at one job: every slot that has come due gets its one decision; the open slot starts if it may.
 
-    `queued`: its open slot waits for a permit. `stopping`: the daemon drains."""
+    `queued`: its open slot waits for a permit."""
     state = _pause_over(state, now)
     passed = _passed(job, state, now)
     if passed is None or (_waits(job) and (_busy(state) or queued)):
-        return Step(state, (), job.enabled and _ready(state, now, queued, stopping))
-    refusal = _refusal(job, state, queued=queued, stopping=stopping)
+        return Step(state, (), job.enabled and _ready(state, now, queued))
+    refusal = _refusal(job, state, queued=queued)
     if refusal is not None:
         verdict, reason = refusal
         after = replace(state, upcoming=_beyond(job, state, passed, now))
-        return Step(
-            after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(after, now, queued, stopping)
-        )
+        return Step(after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(after, now, queued))
     return _open_slot(job, state, passed, now)
 
 
@@ -98,15 +105,13 @@ def _passed(job: Job, state: JobState, now: Millis) -> Passed | None:
     return None if state.upcoming is None else job.trigger.passed(state.upcoming, now)
 
 
-def _refusal(job: Job, state: JobState, *, queued: bool, stopping: bool) -> tuple[Verdict, Reason] | None:
+def _refusal(job: Job, state: JobState, *, queued: bool) -> tuple[Verdict, Reason] | None:
     """Why the slots that passed do not fire; None = they may. The order is the order of blame."""
     if not job.enabled:
         return Verdict.SKIPPED, Reason.DISABLED
     if state.pause is not None:
         return Verdict.SKIPPED, Reason.PAUSED
-    if stopping:
-        return Verdict.SKIPPED, Reason.DRAIN
-    if state.held:
+    if state.held is not None:
         return Verdict.DEFERRED, Reason.HELD
     if queued:
         return Verdict.SKIPPED, Reason.CAPACITY
@@ -153,15 +158,13 @@ def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ..
     return Step(opened, before, start=True)
 
 
-def _ready(state: JobState, now: Millis, queued: bool, stopping: bool) -> bool:
-    if state.ready_at is None or stopping:
-        return False
-    return now >= state.ready_at and _may_start(state, queued=queued)
+def _ready(state: JobState, now: Millis, queued: bool) -> bool:
+    return state.ready_at is not None and now >= state.ready_at and _may_start(state, queued=queued)
 
 
 def _may_start(state: JobState, *, queued: bool) -> bool:
     waiting = state.slot is not None and not _busy(state) and not queued
-    return waiting and not state.held and state.pause is None
+    return waiting and state.held is None and state.pause is None
 
 
 def _busy(state: JobState) -> bool:
@@ -237,16 +240,15 @@ def begin(state: JobState, run: Run) -> JobState:
     )
 
 
+FIRED = {Cause.MANUAL: Reason.MANUAL, Cause.CATCH_UP: Reason.CATCH_UP, Cause.NEW_ROOT: Reason.NEW_ROOT}
+
+
 def fired(job: Job, state: JobState, run: Run, extra: dict[str, object]) -> Decision | None:
     """The one decision of the slot that `run` serves; None if that was written with an earlier attempt."""
     if state.fired:
         return None
-    reason = Reason.DUE
-    if run.cause is Cause.MANUAL:
-        reason = Reason.NEW_ROOT if "supersedes" in extra else Reason.MANUAL
-    elif run.cause is Cause.CATCH_UP:
-        reason = Reason.CATCH_UP
-    elif state.newest_slot is None and state.started == 0:
+    reason = FIRED.get(run.cause, Reason.DUE)
+    if reason is Reason.DUE and state.newest_slot is None and state.started == 0:
         reason = Reason.FIRST_SIGHT
     inputs = {"revision": job.revision, "level": state.level, "fence": run.fence, **extra}
     return Decision(job.id, run.slot, Verdict.FIRED, reason, run.started_at, 1, 0, run.id, inputs)
@@ -264,7 +266,7 @@ def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[
 
 def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState:
     """Open `slot`, in place of whatever slot was open."""
-    return replace(_closed(state), slot=slot, ready_at=now, cause=cause.value, held="")
+    return replace(_closed(state), slot=slot, ready_at=now, cause=cause.value)
 
 
 def manual_slot(state: JobState, now: Millis) -> Millis:
@@ -298,16 +300,21 @@ def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Milli
         mean_ms=round(mean, 3),
         last_error="",
         error_class="",
-        level=0,
-        held="",
     )
     if outcome.result:
         state = replace(state, result=outcome.result)
     if run.found is not None:
-        state = replace(state, found_id=run.found.id, found_digest=run.found.digest, covers=run.found.covers)
+        state = _covered(job, state, run.found)
     if state.slot == run.slot:
-        state = _closed(state)
+        state = replace(_closed(state), level=0, held=None)
     return _next_after_finish(job, state, now)
+
+
+def _covered(job: Job, state: JobState, found: Found) -> JobState:
+    """A run that began before the target was changed covers nothing for the new one."""
+    if job.subject is not None and found.target != job.subject.target:
+        return state
+    return replace(state, found_id=found.id, found_digest=found.digest, covers=found.covers, covered_for=found.target)
 
 
 def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) -> JobState:
@@ -325,7 +332,7 @@ def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) 
 def _unseen(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     after = _counted(state, outcome, unknown=1)
     if job.policy.on_unknown is OnUnknown.HOLD:
-        return replace(after, held=run.id, ready_at=None)
+        return replace(after, held=run, ready_at=None)
     return replace(after, ready_at=now)
 
 
@@ -351,11 +358,12 @@ def never_began(state: JobState, run: Run, now: Millis) -> JobState:
 
 def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:
     """A person says what became of the held run: ok | failed | retry."""
-    free = replace(state, held="")
+    held, free = state.held, replace(state, held=None)
+    if held is None:
+        return state
     match verdict:
         case "ok":
-            done = replace(_closed(free), newest_slot=_newest(free, free.slot), last_success=now, level=0)
-            return _next_after_finish(job, replace(done, found_digest=state.open_digest or state.found_digest), now)
+            return settle(job, free, held, Outcome(Status.OK, code="resolved"), now)
         case "failed":
             failed = Outcome(Status.FAILED, ErrorClass.UNKNOWN, "resolved", "resolved as failed")
             return _tried_and_failed(job, free, failed, now)
@@ -365,7 +373,7 @@ def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:
 
 def reset(state: JobState, now: Millis) -> JobState:
     """Clear the backoff: the open slot may be tried at once."""
-    ready = now if state.slot is not None and not state.held else state.ready_at
+    ready = now if state.slot is not None and state.held is None else state.ready_at
     return replace(state, level=0, ready_at=ready, last_error="", error_class="")
 
 

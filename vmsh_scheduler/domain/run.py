@@ -15,6 +15,7 @@ class Cause(Enum):
     RETRY = "retry"
     MANUAL = "manual"
     CATCH_UP = "catch_up"
+    NEW_ROOT = "new_root"
 
 
 class Status(Enum):
@@ -41,6 +42,8 @@ class Found:
     """Order key of the newest thing covered: nothing at or below it is pending any more."""
     details: Mapping[str, object] = field(default_factory=dict)
     """For the command: `file`, `count`, ... (JSON values)."""
+    target: str = ""
+    """Where it goes."""
 
 
 @dataclass(frozen=True, slots=True)

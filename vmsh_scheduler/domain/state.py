@@ -41,8 +41,8 @@ class JobState:
     """Begun and not settled: the intents."""
     newest_slot: Millis | None = None
     """No slot at or below this one runs any more (decision 2)."""
-    held: str = ""
-    """Id of the unknown run that waits for `resolve`."""
+    held: Run | None = None
+    """The unknown run that waits for `resolve`."""
     pause: Pause | None = None
     last_start: Millis | None = None
     last_finish: Millis | None = None
@@ -59,6 +59,8 @@ class JobState:
     """Subject of the last success."""
     found_digest: str = ""
     covers: str = ""
+    covered_for: str = ""
+    """Target of the last success: what was covered there says nothing about another one."""
     open_digest: str = ""
     """Subject digest of the open slot's attempts so far."""
     result: Mapping[str, object] = field(default_factory=dict)

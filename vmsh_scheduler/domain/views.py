@@ -31,7 +31,7 @@ def job_view(job: Job, state: JobState, now: Millis, *, queued: bool = False) ->
         "next": explanation.at,
         "why": explanation.text,
         "running": [run.id for run in state.runs],
-        "held": state.held,
+        "held": "" if state.held is None else state.held.id,
         "paused": state.pause is not None,
         "every_ms": job.trigger.every if isinstance(job.trigger, Interval) else None,
         "started": state.started,

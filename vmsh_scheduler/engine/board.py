@@ -1,6 +1,7 @@
 """The jobs and their states as the engine works on them, and the one way a change is written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Decision
@@ -14,8 +15,18 @@ from vmsh_scheduler.ports import Agenda, Change, Clock, Observer, States
 WRITE_RETRY: Millis = SECOND
 
 
+@dataclass(slots=True, eq=False)
+class Release:
+    """A slot on its way to a start: the job as it was when the slot was opened, and its state since."""
+
+    job: Job
+    state: JobState
+    started: bool = False
+    """It has its permit; what it is about is being looked up."""
+
+
 class Board:
-    """Shared by the parts of the engine. `opened` holds slots that were decided to fire and have not begun:
+    """Shared by the parts of the engine. `waiting` holds slots that were decided to fire and have not begun:
     the store still shows them as due, so a crash loses nothing."""
 
     def __init__(self, states: States, agenda: Agenda, clock: Clock, observer: Observer) -> None:
@@ -24,14 +35,14 @@ class Board:
         self.clock = clock
         self.observer = observer
         self.jobs: dict[str, Job] = {}
-        self.queued: set[str] = set()
-        self.opened: dict[str, JobState] = {}
+        self.waiting: dict[str, Release] = {}
         self.write_error = ""
         self.patient = True
         """False: an outcome that cannot be written is left to the next start, which finds its run open."""
 
     def state(self, job_id: str) -> JobState:
-        return self.opened.get(job_id) or self.states.get(job_id) or JobState()
+        release = self.waiting.get(job_id)
+        return release.state if release is not None else self.states.get(job_id) or JobState()
 
     async def commit(self, changes: Sequence[Change], *, durable: bool = True) -> bool:
         """Apply at once, return when acknowledged; False = not written, nothing of it may be shown."""
@@ -49,7 +60,7 @@ class Board:
         if job is None:
             await self.agenda.cancel(job_id)
             return
-        due = plan.next_due(job, self.state(job_id), queued=job_id in self.queued)
+        due = plan.next_due(job, self.state(job_id), queued=job_id in self.waiting)
         if due is not None:
             await self.agenda.schedule(job_id, due)
 
@@ -59,22 +70,25 @@ class Board:
 
     async def release(self, job: Job, state: JobState) -> None:
         """The open slot of `job` waits for a permit from now on."""
-        self.opened[job.id] = state
-        self.queued.add(job.id)
+        self.waiting[job.id] = Release(job, state)
         await self.agenda.release(job.id, state.slot or 0, job.policy.priority)
 
-    async def take(self, job_id: str) -> JobState | None:
+    def waits(self, release: "Release") -> bool:
+        """False: it was withdrawn, and perhaps another release of the same job waits by now."""
+        return self.waiting.get(release.job.id) is release
+
+    async def take(self, release: "Release") -> JobState | None:
         """The job has its permit and waits no longer: its state with the open slot; None = withdrawn meanwhile."""
-        await self.agenda.ack(job_id)
-        self.queued.discard(job_id)
-        return self.opened.pop(job_id, None)
+        if not self.waits(release):
+            return None
+        await self.agenda.ack(release.job.id)
+        return self.waiting.pop(release.job.id).state
 
     async def withdraw(self, job_id: str) -> None:
         """The job shall not start after all; what the store says of it holds again."""
         await self.agenda.cancel(job_id)
         await self.agenda.ack(job_id)
-        self.queued.discard(job_id)
-        self.opened.pop(job_id, None)
+        self.waiting.pop(job_id, None)
 
     def _failed(self, error: str) -> None:
         self.write_error = error

@@ -13,7 +13,7 @@ from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Execution, Found, Nothing, Outcome, Run, Status, Trace
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SECOND, Millis
-from vmsh_scheduler.engine.board import WRITE_RETRY, Board
+from vmsh_scheduler.engine.board import WRITE_RETRY, Board, Release
 from vmsh_scheduler.ports import Change, Executor, Subjects
 
 RESOURCES = "resources"
@@ -46,25 +46,33 @@ class Carrier:
         self.identity = identity
         self._count = 0
 
-    async def carry(self, job: Job) -> None:
-        """The job has a permit: run its open slot once, or say why there is nothing to run."""
+    async def carry(self, release: Release) -> None:
+        """The release has a permit: run its slot once, or say why there is nothing to run. Withdrawn meanwhile
+        (paused, reloaded): nothing happens, and whoever withdrew it has decided anew."""
+        job = release.job
         executor = self.executors.get(type(job.action))
         if executor is None:
-            await self._close(job, Nothing(Reason.NOT_CONFIGURED.value))
+            await self._close(release, Nothing(Reason.NOT_CONFIGURED.value))
             return
-        found = None
-        if job.subject is not None:
-            looked = await self.subjects.find(job, self.board.state(job.id))
-            if isinstance(looked, Nothing):
-                await self._nothing(job, looked)
-                return
-            if plan.unchanged(job, self.board.state(job.id), looked):
-                await self._close(job, Nothing(Reason.UNCHANGED.value))
-                return
-            found = looked
-        run = await self._begin(job, found)
+        looked = await self._look(release)
+        if isinstance(looked, Nothing):
+            await self._nothing(release, looked, executor)
+            return
+        run = await self._begin(release, looked)
         if run is not None:
             await self._execute(job, run, executor)
+
+    async def _look(self, release: Release) -> Found | Nothing | None:
+        """What the run is about; None: about nothing in particular."""
+        job = release.job
+        if job.subject is None:
+            return None
+        found = await self.subjects.find(job, release.state)
+        if isinstance(found, Nothing):
+            return found
+        if plan.unchanged(job, release.state, found):
+            return Nothing(Reason.UNCHANGED.value)
+        return replace(found, target=job.subject.target)
 
     async def recover(self, job: Job, run: Run, running: Callable[[], None]) -> None:
         """Find out what became of a run that was open when the last daemon died, and settle it (decision 9).
@@ -93,9 +101,9 @@ class Carrier:
         outcome = LANDED if landed else lost
         await self._settle(job, run, outcome, executor)
 
-    async def _begin(self, job: Job, found: Found | None) -> Run | None:
+    async def _begin(self, release: Release, found: Found | None) -> Run | None:
         """Write the intent; None = withdrawn, or it could not be written: nothing may start."""
-        state = await self.board.take(job.id)
+        job, state = release.job, await self.board.take(release)
         if state is None:
             return None
         now = self.board.clock.now()
@@ -121,7 +129,7 @@ class Carrier:
         if not plan.replaces(state, found):
             return state, None
         note = Note("superseded", now, job.id, {"slot": state.slot, "attempts": state.attempt})
-        return plan.reopen(state, plan.manual_slot(state, now), now, Cause.MANUAL), note
+        return plan.reopen(state, plan.manual_slot(state, now), now, Cause.NEW_ROOT), note
 
     def _mint(self, job: Job, state: JobState, found: Found | None, now: Millis) -> Run:
         self._count += 1
@@ -190,32 +198,27 @@ class Carrier:
 
     async def _commit_over(self, job: Job, change: Change) -> bool:
         """Commit a change computed from the newest state, opened slot included."""
-        opened = self.board.opened.get(job.id)
-        if opened is None or change.state is None:
+        release = self.board.waiting.get(job.id)
+        if release is None or change.state is None:
             return await self.board.commit([change])
-        self.board.opened[job.id] = change.state
+        before, release.state = release.state, change.state
         if await self.board.commit([change]):
             return True
-        self.board.opened[job.id] = opened
+        release.state = before
         return False
 
-    async def _nothing(self, job: Job, nothing: Nothing) -> None:
-        if nothing.failed:
-            await self._could_not_look(job, nothing)
-        else:
-            await self._close(job, nothing)
-
-    async def _could_not_look(self, job: Job, nothing: Nothing) -> None:
+    async def _nothing(self, release: Release, nothing: Nothing, executor: Executor) -> None:
         """Looking failed (a seal, a directory): a failed attempt with backoff, so that it is seen."""
-        run = await self._begin(job, None)
-        if run is None:
+        if not nothing.failed:
+            await self._close(release, nothing)
             return
-        executor = self.executors[type(job.action)]
-        outcome = Outcome(Status.FAILED, ErrorClass.VALIDATION, nothing.reason, nothing.message)
-        await self._settle(job, run, outcome, executor)
+        run = await self._begin(release, None)
+        if run is not None:
+            outcome = Outcome(Status.FAILED, ErrorClass.VALIDATION, nothing.reason, nothing.message)
+            await self._settle(release.job, run, outcome, executor)
 
-    async def _close(self, job: Job, nothing: Nothing) -> None:
-        opened = await self.board.take(job.id)
+    async def _close(self, release: Release, nothing: Nothing) -> None:
+        job, opened = release.job, await self.board.take(release)
         if opened is None:
             return
         now = self.board.clock.now()

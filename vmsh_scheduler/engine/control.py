@@ -1,10 +1,11 @@
 """What a person may do to a job: run it now, hold it, let it go, say what became of it."""
 
 from dataclasses import replace
+from shlex import quote
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Note
-from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.job import Job, Overlap
 from vmsh_scheduler.domain.run import Cause
 from vmsh_scheduler.domain.state import JobState, Pause
 from vmsh_scheduler.domain.trigger import Millis
@@ -25,19 +26,20 @@ class Control:
     async def fire(self, job_id: str, *, by: str) -> Millis:
         """Run now; a job that waits out a backoff keeps its slot and key. Returns the slot."""
         job, state, now = self._job(job_id)
-        if state.held:
-            raise Usage(f"{job_id} is held by unknown run {state.held}", hint="resolve that run first")
-        if state.runs or job_id in self._board.queued:
-            raise Usage(f"{job_id} is running already", hint="wait for it, or set overlap: allow")
+        _refuse(job, state)
+        if job_id in self._board.waiting or (state.runs and job.policy.overlap is not Overlap.ALLOW):
+            raise Usage(f"{job_id} is running already", hint="wait for it")
         if state.slot is None:
             state = plan.reopen(state, plan.manual_slot(state, now), now, Cause.MANUAL)
-        state = replace(state, ready_at=now, pause=None)
+        state = replace(state, ready_at=now)
         await self._write(job, state, Note("trigger", now, job_id, {"by": by, "slot": state.slot}))
         return state.slot or now
 
     async def pause(self, job_id: str, *, until: Millis | None, note: str, by: str) -> None:
         """No slot fires until `until` or `resume`; what runs goes on."""
         job, state, now = self._job(job_id)
+        if until is not None and until <= now:
+            raise Usage("the end of the pause is in the past", hint="give a later --until")
         pause = Pause(now, until, note[:500], by[:120])
         details: dict[str, object] = {"by": by, "until": until, "note": note[:500]}
         await self._write(job, replace(state, pause=pause), Note("pause", now, job_id, details))
@@ -57,7 +59,8 @@ class Control:
         if verdict not in VERDICTS:
             raise Usage(f"{verdict!r} is no verdict", hint=f"use one of {', '.join(VERDICTS)}")
         for job_id in self._board.jobs:
-            if self._board.state(job_id).held == run_id:
+            held = self._board.state(job_id).held
+            if held is not None and held.id == run_id:
                 job, state, now = self._job(job_id)
                 note = Note("resolve", now, job_id, {"by": by, "run": run_id, "as": verdict})
                 await self._write(job, plan.resolve(job, state, verdict, now), note)
@@ -77,3 +80,13 @@ class Control:
             raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
         await self._board.reschedule(job.id)
         self._engine.wake()
+
+
+def _refuse(job: Job, state: JobState) -> None:
+    """Raises Usage when a trigger would start nothing."""
+    if not job.enabled:
+        raise Usage(f"{job.id} is switched off in its file", hint="switch it on there first")
+    if state.pause is not None:
+        raise Usage(f"{job.id} is paused", hint=f"first: vmsh-scheduler resume {quote(job.id)}")
+    if state.held is not None:
+        raise Usage(f"{job.id} is held by unknown run {state.held.id}", hint="resolve that run first")

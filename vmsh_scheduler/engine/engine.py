@@ -11,7 +11,7 @@ from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.trigger import SECOND, Millis
-from vmsh_scheduler.engine.board import Board
+from vmsh_scheduler.engine.board import Board, Release
 from vmsh_scheduler.engine.carry import Carrier, Identity
 from vmsh_scheduler.engine.lanes import Lanes
 from vmsh_scheduler.engine.upkeep import forgotten
@@ -150,7 +150,7 @@ class Engine:
                 known.set_result(None)
 
         self._inherited.discard(run.id)
-        self._lanes.enter(job.lane, job.id)
+        self._lanes.occupy(job.lane, job.id)
         self._task(self.carrier.recover(job, run, seen), job).add_done_callback(lambda _: seen())
         return known
 
@@ -196,14 +196,15 @@ class Engine:
             await self._notice_clock_step(now)
             started = await self._decide_all(now)
         self.last_tick = now
-        self.observer(Ticked(now, started, len(self.board.queued), len(self._tasks)))
+        self.observer(Ticked(now, started, len(self.board.waiting), len(self._tasks)))
         return started
 
     async def until_idle(self) -> None:
-        """Wait until nothing runs and nothing that is due waits for a permit (one-shot ticks)."""
-        while self._tasks:
+        """Wait until nothing runs, and nothing that was due at the last tick is left to start (one-shot ticks)."""
+        horizon = self.last_tick
+        while self._tasks and not self.stopping:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            await self._pump()
+            await self._decide_all(horizon)
 
     async def drain(self, limit: Millis) -> bool:
         """Start nothing more, wait for what runs up to `limit`, then hurry; True = nothing had to be hurried."""
@@ -226,6 +227,9 @@ class Engine:
         self.wakeup.set()
 
     async def _decide_all(self, now: Millis) -> int:
+        """Nothing is decided while stopping: what comes due meanwhile is caught up or missed at the next start."""
+        if self.stopping:
+            return 0
         started = await self._pump()
         while ids := await self.board.agenda.due(now, DUE_AT_ONCE):
             await self._decide(ids, now)
@@ -240,27 +244,28 @@ class Engine:
                 await self._decide_one(job, now)
 
     async def _decide_one(self, job: Job, now: Millis) -> None:
-        queued = job.id in self.board.queued
+        queued = job.id in self.board.waiting
         state = self.board.state(job.id)
-        step = plan.decide(job, state, now, queued=queued, stopping=self.stopping)
+        step = plan.decide(job, state, now, queued=queued)
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
         told = step.decisions or step.state.pause is not state.pause
-        if told and not await self._write_down(job, step, queued=queued):
+        if told and not await self._write_down(job, step):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
         if step.start:
             await self.board.release(job, step.state)
         await self.board.reschedule(job.id)
 
-    async def _write_down(self, job: Job, step: plan.Step, *, queued: bool) -> bool:
+    async def _write_down(self, job: Job, step: plan.Step) -> bool:
         """Slots that did not fire are journaled; the state goes along, opened slot and all."""
-        before = self.board.opened.get(job.id)
-        if queued:
-            self.board.opened[job.id] = step.state
+        release = self.board.waiting.get(job.id)
+        before = step.state if release is None else release.state
+        if release is not None:
+            release.state = step.state
         if await self.board.commit([Change(job.id, step.state, step.decisions)], durable=False):
             return True
-        if before is not None:
-            self.board.opened[job.id] = before
+        if release is not None:
+            release.state = before
         return False
 
     async def _pump(self) -> int:
@@ -270,17 +275,18 @@ class Engine:
             return 0
         started = 0
         for job_id in await self.board.agenda.claim(free):
-            job = self.board.jobs.get(job_id)
-            if job is None or job_id not in self.board.queued:
+            release = self.board.waiting.get(job_id)
+            if release is None or release.started:
                 await self.board.agenda.ack(job_id)
             else:
-                started += self._start(job)
+                started += self._start(release)
         return started
 
-    def _start(self, job: Job) -> int:
-        if not self._lanes.enter(job.lane, job.id):
+    def _start(self, release: Release) -> int:
+        release.started = True
+        if not self._lanes.enter(release):
             return 0
-        self._task(self.carrier.carry(job), job)
+        self._task(self.carrier.carry(release), release.job)
         return 1
 
     def _task(self, work: Coroutine[None, None, None], job: Job) -> asyncio.Task[None]:
@@ -292,8 +298,8 @@ class Engine:
     def _over(self, task: asyncio.Task[None], job: Job) -> None:
         """A permit and a lane are free again. An exception here is a defect of ours: the engine stops loudly."""
         self._tasks.discard(task)
-        following = self.board.jobs.get(self._lanes.leave(job.lane) or "")
-        if following is not None and following.id in self.board.queued and not self.stopping:
+        following = self._lanes.leave(job.lane, job.id, self.board.waits)
+        if following is not None and not self.stopping:
             self._start(following)
         if not task.cancelled() and task.exception() is not None:
             self._fault = task.exception()
@@ -311,7 +317,7 @@ class Engine:
         for job in list(self.board.jobs.values()):
             state = self.board.state(job.id)
             clamped = plan.clamp(job, state, now)
-            if clamped != state and job.id not in self.board.opened:
+            if clamped != state and job.id not in self.board.waiting:
                 note = Note("clock_step", now, job.id, {"by_ms": by})
                 await self.board.commit([Change(job.id, clamped, notes=(note,))], durable=False)
             await self.board.reschedule(job.id)

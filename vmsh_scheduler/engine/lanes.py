@@ -1,37 +1,48 @@
 """Who may run beside whom: jobs of one lane take turns, in the order they came."""
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
+
+from vmsh_scheduler.engine.board import Release
 
 
 class Lanes:
-    """A lane is held by one job at a time (however many of its own runs overlap); others wait in line."""
+    """A lane is held by one job at a time (however many of its own runs overlap); releases of others wait in line."""
 
     def __init__(self) -> None:
-        self._holders: dict[str, tuple[str, int]] = {}
-        self._waiting: dict[str, deque[str]] = {}
+        self._holders: dict[str, Counter[str]] = {}
+        self._lines: dict[str, deque[Release]] = {}
 
-    def enter(self, lane: str, job_id: str) -> bool:
-        """True: the lane is the job's. False: it stands in line."""
-        holder, runs = self._holders.get(lane, (job_id, 0))
-        if holder != job_id:
-            line = self._waiting.setdefault(lane, deque())
-            if job_id not in line:
-                line.append(job_id)
+    def enter(self, release: Release) -> bool:
+        """True: the lane is the job's. False: the release stands in line."""
+        lane, job_id = release.job.lane, release.job.id
+        holders = self._holders.get(lane)
+        if holders and any(holder != job_id for holder in holders):
+            self._lines.setdefault(lane, deque()).append(release)
             return False
-        self._holders[lane] = (job_id, runs + 1)
+        self.occupy(lane, job_id)
         return True
 
-    def leave(self, lane: str) -> str | None:
-        """A run of the lane is over; the job that is next in line, if the lane is free now."""
-        holder, runs = self._holders[lane]
-        if runs > 1:
-            self._holders[lane] = (holder, runs - 1)
+    def occupy(self, lane: str, job_id: str) -> None:
+        """Without asking: a run that goes on since before a crash has its lane already."""
+        self._holders.setdefault(lane, Counter())[job_id] += 1
+
+    def leave(self, lane: str, job_id: str, waits: Callable[[Release], bool]) -> Release | None:
+        """A run of the lane is over; who is next in line and still waits, if the lane is free now."""
+        holders = self._holders[lane]
+        holders[job_id] -= 1
+        if not holders[job_id]:
+            del holders[job_id]
+        if holders:
             return None
         del self._holders[lane]
-        line = self._waiting.get(lane)
-        if not line:
-            return None
-        following = line.popleft()
-        if not line:
-            del self._waiting[lane]
-        return following
+        return self._next(lane, waits)
+
+    def _next(self, lane: str, waits: Callable[[Release], bool]) -> Release | None:
+        line = self._lines.get(lane, deque())
+        while line:
+            release = line.popleft()
+            if waits(release):
+                return release
+        self._lines.pop(lane, None)
+        return None

@@ -85,7 +85,9 @@ class LogObserver:
             case Status.FAILED:
                 self._say(logging.ERROR, f"{noun} failed", **_failure(event), **facts)
             case Status.UNKNOWN:
-                self._say(logging.ERROR, f"{noun} outcome unknown", **_failure(event), held=event.state.held, **facts)
+                self._say(
+                    logging.ERROR, f"{noun} outcome unknown", **_failure(event), held=bool(event.state.held), **facts
+                )
             case Status.SUPERSEDED | Status.SKIPPED:
                 self._say(logging.INFO, f"{noun} {outcome.status.value}", reason=outcome.code, **facts)
 

@@ -33,7 +33,7 @@ TROUBLE_LIMIT = 32
 
 _EXPECTED_DECISIONS = (
     (Verdict.FIRED, (Reason.DUE, Reason.FIRST_SIGHT, Reason.CATCH_UP, Reason.MANUAL, Reason.NEW_ROOT)),
-    (Verdict.SKIPPED, (Reason.DISABLED, Reason.PAUSED, Reason.DRAIN, Reason.CAPACITY, Reason.OVERLAP)),
+    (Verdict.SKIPPED, (Reason.DISABLED, Reason.PAUSED, Reason.CAPACITY, Reason.OVERLAP)),
     (Verdict.SKIPPED, (Reason.NO_BATCH, Reason.UNCHANGED, Reason.NOT_CONFIGURED, Reason.KILL_SWITCH)),
     (Verdict.DEFERRED, (Reason.BACKOFF, Reason.HELD)),
     (Verdict.MISSED, (Reason.WINDOW, Reason.LIMIT, Reason.STATE_LOST)),

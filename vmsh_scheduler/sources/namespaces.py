@@ -131,7 +131,8 @@ def _no_command(scheme: str) -> str:
 
 
 def _subject(name: str, namespace: NamespaceSpec, spec: CadenceSpec, wanted: Wanted) -> Subject:
-    batches = Subject("batches", name, str(wanted.root / "out" / "batches"), reanchor=spec.reanchor)
+    directory = str(wanted.root / "out" / "batches")
+    batches = Subject("batches", name, directory, target=spec.target, reanchor=spec.reanchor)
     if namespace.seal is None:
         return batches
     return replace(batches, kind="seal", files=namespace.seal.files, base=str(wanted.root / namespace.seal.base))
