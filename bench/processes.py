@@ -15,10 +15,12 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Since the process began; children are not in it. `wakeups` is the main thread's alone."""
+    """Since the process began. `cpu_s` is its own; `children_s` that of children which ended and were waited for;
+    `wakeups` is the main thread's alone."""
 
     at_s: float
     cpu_s: float
+    children_s: float
     rss_mb: float
     wakeups: int
 
@@ -56,8 +58,9 @@ def usage(pid: int) -> Usage:
     ticks = (int(fields[11]) + int(fields[12])) * _TICK_S
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     # schedstat counts ns but forgets threads that ended; stat counts 10 ms steps and forgets nobody
+    children = (int(fields[13]) + int(fields[14])) * _TICK_S
     rss_mb, wakeups = int(status["VmRSS"].split()[0]) / 1024, int(status["voluntary_ctxt_switches"])
-    return Usage(time.monotonic(), max(ticks, _precise(pid)), rss_mb, wakeups)
+    return Usage(time.monotonic(), max(ticks, _precise(pid)), children, rss_mb, wakeups)
 
 
 def _precise(pid: int) -> float:

@@ -121,12 +121,14 @@ class App:
         jobs = await compile_reading(reading, self.settings, self.environ, big=big)
         return replace(jobs, warnings=(*reading.warnings, *jobs.warnings))
 
-    async def put_in_force(self, jobs: JobSet, *, first: bool = False) -> None:
-        """The engine follows this job set from now on."""
+    async def put_in_force(self, jobs: JobSet, *, first: bool = False, recover: bool = True) -> None:
+        """The engine follows this job set from now on. `recover=False`: runs that are open are left alone."""
         lost = first and self.store.opened.condition is Condition.LOST and self.settings.on_state_loss == "wait"
         self.config = ConfigStatus(True, (), jobs.warnings, jobs.config_hash, jobs.counts)
         self.store.states.note_config(jobs.config_hash)
         await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
+        if not recover:
+            return
         await self.engine.recover()
         if first:
             await self.engine.forget_removed()

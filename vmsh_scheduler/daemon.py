@@ -11,7 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler import __version__
+from vmsh_scheduler.api.tcp_socket import Address, bind_tcp
 from vmsh_scheduler.app import App, Observers, open_app
+from vmsh_scheduler.domain.secrets import secret_values
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.errors import Busy, Exit, SchedulerError
 from vmsh_scheduler.observe.log_events import LogObserver
@@ -55,17 +57,22 @@ class Daemon:
         self._draining = False
         self._fed: Millis = 0
         self._listeners: list[Listener] = []
+        self._looking: asyncio.Future[None] | None = None
 
     async def run(self) -> Exit:
         """Start, serve, drain; the exit code says whether the drain was clean."""
         loop = asyncio.get_running_loop()
         signals = Signals(self._on_signal)
         signals.install(loop)
+        settings = self.app.settings
+        self._address = Address(settings.metrics_host, settings.metrics_port)
+        self._socket = bind_tcp(self._address)
         try:
             await self.reloader.first()
             await self._serve()
             return Exit.FAILED if self.hurried else Exit.OK
         finally:
+            self._socket.close()
             signals.remove(loop)
 
     async def _serve(self) -> None:
@@ -75,6 +82,7 @@ class Daemon:
             tasks = [engine, *map(asyncio.ensure_future, self._eternal())]
             await self._until_stopped(tasks)
         finally:
+            self.stop.set()
             await self._drain()
             await self._close_listeners()
             engine.cancel()
@@ -93,13 +101,12 @@ class Daemon:
         self.notifier.ready(self._summary())
 
     async def _listen(self) -> None:
-        from vmsh_scheduler.api.server import Address, listen_control, listen_metrics
+        from vmsh_scheduler.api.server import listen_control, listen_metrics
 
         settings = self.app.settings
         control = await listen_control(str(settings.state_path.parent), AppOperations(self.app, self.reloader))
         self._listeners.append(control)
-        address = Address(settings.metrics_host, settings.metrics_port)
-        listener = await listen_metrics(address, AppProbes(self.app))
+        listener = await listen_metrics(self._address, AppProbes(self.app), sock=self._socket)
         self._listeners.append(listener)
         say(_LOG, logging.INFO, SERVER_STARTED, host=settings.metrics_host, port=listener.port)
 
@@ -124,11 +131,19 @@ class Daemon:
         """Once a second: the files, the lock, the service manager, orphans."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            await self.reloader.poll()
+            self._look_at_files()
             self._check_lock()
             self._feed_watchdog()
             if os.getpid() == 1:
                 self.app.commands.reap_orphans()
+
+    def _look_at_files(self) -> None:
+        """A reload takes as long as it takes: the lock and the watchdog do not wait for it."""
+        if self._looking is not None and not self._looking.done():
+            return
+        if self._looking is not None:
+            self._looking.result()
+        self._looking = asyncio.ensure_future(self.reloader.poll())
 
     def _check_lock(self) -> None:
         if self.app.store.lock.check() and not self.app.store.lock.mend():
@@ -139,7 +154,7 @@ class Daemon:
 
     def _feed_watchdog(self) -> None:
         """Only if the engine advanced: a live loop over a dead engine is no life."""
-        if self.app.engine.last_tick != self._fed:
+        if self.notifier.active and self.app.engine.last_tick != self._fed:
             self._fed = self.app.engine.last_tick
             self.notifier.watchdog()
             self.notifier.status(self._summary())
@@ -211,7 +226,7 @@ class Daemon:
 
 def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
     """The whole life of a daemon. Raises SchedulerError kinds for what keeps it from starting."""
-    redactor = Redactor(secrets_of(environ))
+    redactor = Redactor(secret_values(environ))
     handler = open_logging(settings, environ, redactor)
     try:
         return asyncio.run(_main(settings, environ, redactor, handler))
@@ -240,7 +255,7 @@ async def _main(settings: Settings, environ: Mapping[str, str], redactor: Redact
 
 def one_tick(settings: Settings, environ: Mapping[str, str]) -> TickReport:
     """`tick`: the same engine, once. Raises SchedulerError kinds."""
-    redactor = Redactor(secrets_of(environ))
+    redactor = Redactor(secret_values(environ))
     handler = open_logging(settings, environ, redactor)
     try:
         return tick(settings, environ, LogObserver(_LOG, handler.flush), redactor)
@@ -252,11 +267,3 @@ def open_logging(settings: Settings, environ: Mapping[str, str], redactor: Redac
     fd = sys.stderr.fileno()
     options = LogOptions(settings.log_level, settings.log_format, __version__, under_journald(environ, fd))
     return open_log(options, fd, redactor)
-
-
-SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "PASSWD", "_KEY", "CREDENTIAL")
-
-
-def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """Values of environment variables whose names say that they are secrets."""
-    return [value for name, value in environ.items() if any(word in name.upper() for word in SECRET_WORDS)]

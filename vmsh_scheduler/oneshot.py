@@ -1,7 +1,9 @@
 """Everything that works without a daemon: one tick, looking at the state on disk, changing it under the lock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vmsh_scheduler.api.operations import HistoryQuery, Json
@@ -20,6 +22,7 @@ from vmsh_scheduler.operations import AppOperations, explain, find_job, history
 from vmsh_scheduler.ports import Journal, Observer
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
+from vmsh_scheduler.signals import Signals
 from vmsh_scheduler.sources.catalog import compile_reading
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import ConfigWatch
@@ -58,14 +61,27 @@ async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observ
         _refuse_lost(app)
         app.engine.board.patient = False
         await Reloader(app).first()
-        await app.engine.tick()
-        await app.engine.until_idle()
+        with _stoppable(app):
+            await app.engine.tick()
+            await app.engine.until_idle()
         if app.engine.board.write_error:
             raise StateWriteFailed(app.engine.board.write_error)
         failed = sum(status in {Status.FAILED, Status.UNKNOWN} for status in ends)
         return TickReport(len(ends), ends.count(Status.OK), failed, ends.count(Status.UNKNOWN), app.store.troubles())
     finally:
         await app.close()
+
+
+@contextmanager
+def _stoppable(app: App) -> Iterator[None]:
+    """A signal starts nothing more and ends what runs, politely: commands do not outlive their tick."""
+    loop = asyncio.get_running_loop()
+    signals = Signals(lambda number: None if number == signal.SIGHUP else app.engine.halt())
+    signals.install(loop)
+    try:
+        yield
+    finally:
+        signals.remove(loop)
 
 
 def _refuse_lost(app: App) -> None:
@@ -83,13 +99,14 @@ def change(
     redactor: Redactor,
     operation: Callable[[AppOperations], Awaitable[Json]],
 ) -> Json:
-    """Do `operation` on the state on disk, under its lock; nothing is started."""
+    """Do `operation` on the state on disk, under its lock; nothing is started, and no run that goes on is touched."""
 
     async def work() -> Json:
         app = await open_app(settings, environ, Observers(), redactor, command="vmsh-scheduler")
         try:
+            _refuse_lost(app)
             reloader = Reloader(app)
-            await reloader.first()
+            await reloader.first(recover=False)
             return await operation(AppOperations(app, reloader))
         finally:
             await app.close()
@@ -138,11 +155,11 @@ class DiskView:
         return {"now": self.now, "slots": next_view(jobs, self._opened.states, self.now, limit)}
 
     def why(self, job: str, at: Millis | None) -> Json:
-        found = find_job(self.jobs, job)
+        found = find_job(self.valid_jobs(), job)
         return {"now": self.now, **explain(found, self.state(job), self.now, at, self._journal)}
 
     def history(self, query: HistoryQuery) -> Json:
-        return history(self._journal, query)
+        return history(self.jobs, self._journal, query)
 
     def verify_history(self, job: str) -> list[str]:
         return self._journal.verify(job)

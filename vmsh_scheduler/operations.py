@@ -37,9 +37,13 @@ def explain(job: Job, state: JobState, now: Millis, at: Millis | None, journal: 
     return why_view(did(job, at, decisions, journal.executions(job.id, limit=LOOK_BACK)))
 
 
-def history(journal: Journal, query: HistoryQuery) -> Json:
+def history(jobs: Mapping[str, Job], journal: Journal, query: HistoryQuery) -> Json:
+    """A job that is configured no more keeps its rows; one that nobody knows is an error."""
     decisions = journal.decisions(query.job, before=query.before, limit=query.limit)
-    return history_view(decisions, journal.executions(query.job, before=query.before, limit=query.limit))
+    executions = journal.executions(query.job, before=query.before, limit=query.limit)
+    if query.job and not decisions and not executions:
+        find_job(jobs, query.job)
+    return history_view(decisions, executions)
 
 
 class AppProbes:
@@ -104,7 +108,7 @@ class AppOperations:
         return {"now": now, **explain(found, self._board.state(job), now, at, self._app.store.journal)}
 
     def history(self, query: HistoryQuery) -> Json:
-        return history(self._app.store.journal, query)
+        return history(self._board.jobs, self._app.store.journal, query)
 
     async def trigger(self, job: str, *, by: str) -> Json:
         return {"job": job, "slot": await self._app.control.fire(job, by=by)}
@@ -129,4 +133,5 @@ class AppOperations:
         return {"config_hash": jobs.config_hash, "jobs": len(jobs.jobs), "warnings": list(jobs.warnings)}
 
     def _findings(self) -> list[str]:
-        return [*self._app.config.problems, *self._app.config.warnings, *self._app.store.troubles()]
+        off = () if self._app.settings.anchor_write_enabled else ("ANCHOR_WRITE_ENABLED is 0: nothing is anchored",)
+        return [*self._app.config.problems, *off, *self._app.config.warnings, *self._app.store.troubles()]

@@ -25,10 +25,10 @@ class Reloader:
         self._doubted: JobSet | None = None
         self._looks = 0
 
-    async def first(self) -> JobSet:
+    async def first(self, *, recover: bool = True) -> JobSet:
         """At start: raises ConfigError, for there is no last good configuration yet."""
         jobs = await self._app.compile(self._app.watch.read_now(), first=True)
-        await self._app.put_in_force(jobs, first=True)
+        await self._app.put_in_force(jobs, first=True, recover=recover)
         return jobs
 
     async def poll(self) -> None:

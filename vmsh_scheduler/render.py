@@ -12,6 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vmsh_scheduler.domain.text import printable
+
 Json = Mapping[str, Any]
 
 COLOURS = {
@@ -40,7 +42,7 @@ def console(*, stderr: bool = False) -> Console:
     plain = bool(os.environ.get("NO_COLOR") or os.environ.get("VMSH_NO_COLOR") or os.environ.get("TERM") == "dumb")
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
-    return Console(stderr=stderr, no_color=plain or None, width=width, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, no_color=plain or None, width=width, highlight=False, markup=False, emoji=False)
 
 
 def as_json(data: object) -> None:
@@ -99,6 +101,11 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
+def _row(into: Table, *cells: str | Text) -> None:
+    """Texts from files and commands cannot move the cursor or hide what follows."""
+    into.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
 def status(view: Json) -> RenderableType:
     now = int(view["now"])
     head = Text.assemble(
@@ -109,7 +116,8 @@ def status(view: Json) -> RenderableType:
     )
     rows = table("", "job", "target", "condition", "last success", "next", "runs", "backoff", "remark")
     for job in view["jobs"]:
-        rows.add_row(
+        _row(
+            rows,
             job["job"],
             job.get("target", "-"),
             coloured(job["condition"]),
@@ -119,7 +127,7 @@ def status(view: Json) -> RenderableType:
             str(job["backoff"]),
             _remark(job),
         )
-    notes = [Text(line, style="yellow") for line in view["findings"]]
+    notes = [Text(printable(line), style="yellow") for line in view["findings"]]
     return Group(head, *notes, rows)
 
 
@@ -133,7 +141,7 @@ def _remark(job: Json) -> str:
 def upcoming(rows: Sequence[Json], now: int) -> RenderableType:
     made = table("", "at", "", "job", "slot", "reason")
     for row in rows:
-        made.add_row(instant(row["at"]), ahead(row["at"], now), row["job"], instant(row["slot"]), row["reason"])
+        _row(made, instant(row["at"]), ahead(row["at"], now), row["job"], instant(row["slot"]), row["reason"])
     return made
 
 
@@ -141,7 +149,7 @@ def why(view: Json, now: int) -> RenderableType:
     answer = {"will": "will run", "will_not": "will not run", "did": "did run", "did_not": "did not run"}
     verdict = answer.get(view["verdict"], view["verdict"].replace("_", " "))
     when = f" ({instant(view['at'])}, {ahead(view['at'], now)})" if view["at"] and view["at"] > now else ""
-    lines = [Text.assemble((view["job_id"], "bold"), f" {verdict}{when}: {view['text']}")]
+    lines = [Text.assemble((view["job_id"], "bold"), printable(f" {verdict}{when}: {view['text']}"))]
     if view["slot"] is not None:
         lines.append(Text(f"slot: {instant(view['slot'])}"))
     if view["remedy"]:
@@ -152,7 +160,8 @@ def why(view: Json, now: int) -> RenderableType:
 def history(view: Json) -> RenderableType:
     decisions = table("decisions", "at", "job", "slot", "verdict", "reason", "slots", "run")
     for row in view["decisions"]:
-        decisions.add_row(
+        _row(
+            decisions,
             instant(row["at"]),
             row["job"],
             instant(row["slot"]),
@@ -164,7 +173,8 @@ def history(view: Json) -> RenderableType:
     executions = table("executions", "finished", "run", "job", "attempt", "status", "took", "message")
     for row in view["executions"]:
         run, outcome = row["run"], row["outcome"]
-        executions.add_row(
+        _row(
+            executions,
             instant(row["finished_at"]),
             run["id"],
             run["job"],
@@ -181,12 +191,12 @@ def report(rows: Sequence[Json]) -> RenderableType:
     made = table("", "", "what", "kind", "detail")
     for row in rows:
         mark = Text("ok", style="green") if row["ok"] else Text("FAILED", style="bold red")
-        made.add_row(mark, str(row["subject"]), str(row["kind"]), str(row["detail"]))
+        _row(made, mark, str(row["subject"]), str(row["kind"]), str(row["detail"]))
     return made
 
 
 def settings(rows: Sequence[Json]) -> RenderableType:
     made = table("", "setting", "value", "origin")
     for row in rows:
-        made.add_row(row["name"], str(row["value"]), row["origin"])
+        _row(made, row["name"], str(row["value"]), row["origin"])
     return made

@@ -39,13 +39,17 @@ def told(script: str) -> str:
     return f"echo $$ >> pids; {script}"
 
 
-BACKGROUND = 'sh -c "echo \\$\\$ >> pids; exec sleep 300" '
 PIPED = "crash_exact: false"
 
 
 def escape(fifo: str) -> str:
     """Out of the group before its parent ends: only its hold on the output and its environment tell of it."""
-    return told(f"mkfifo {fifo}; setsid sh -c 'echo > {fifo}; exec {BACKGROUND}' & read x < {fifo}; exit 0")
+    return background(fifo, "setsid sh")
+
+
+def background(fifo: str, shell: str = "sh") -> str:
+    """The parent ends once its child said its pid."""
+    return told(f"mkfifo {fifo}; {shell} -c 'echo $$ >> pids; echo > {fifo}; exec sleep 300' & read x < {fifo}; exit 0")
 
 
 FAULTS = {
@@ -57,8 +61,8 @@ FAULTS = {
     ),
     "stopped": Fault(told("kill -STOP $$"), "timeout", ("killed",)),
     "stopped-piped": Fault(told("kill -STOP $$"), "timeout", ("killed",), (*LIMITS, PIPED)),
-    "grandchild": Fault(told(f"{BACKGROUND} & exit 0"), "exit", good=True, quick=True),
-    "grandchild-piped": Fault(told(f"{BACKGROUND} & exit 0"), "exit", good=True, quick=True, more=(*LIMITS, PIPED)),
+    "grandchild": Fault(background("c"), "exit", good=True, quick=True),
+    "grandchild-piped": Fault(background("d"), "exit", good=True, quick=True, more=(*LIMITS, PIPED)),
     "escapee": Fault(escape("a"), "exit", ("left_background",), good=True, quick=True),
     "escapee-piped": Fault(escape("b"), "exit", ("left_background",), (*LIMITS, PIPED), good=True, quick=True),
     "floods": Fault(told(f"head -c {FLOOD} /dev/zero"), "exit", ("truncated",), ("timeout: 60s",), good=True),

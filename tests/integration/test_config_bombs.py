@@ -18,7 +18,7 @@ BOMBS = {
     "deep_lists": b"a: " + b"[" * 200_000,
     "deep_mappings": b"{a: " * 200_000,
     "deep_blocks": b"a:\\n " + b"- " * 2_000_000,
-    "laughs": ("a: &a [x, x, x, x, x, x, x, x, x]\\n"
+    "laughs": ("a: &a [[], [], [], [], [], [], [], [], []]\\n"
                + levels(9, lambda n, m: f"{m}: &{m} [" + ", ".join(["*" + n] * 9) + "]")).encode(),
     "merges": ("a: &a {x: 1}\\n"
                + levels(9, lambda n, m: f"{m}: &{m} {{<<: [" + ", ".join(["*" + n] * 9) + "]}")).encode(),

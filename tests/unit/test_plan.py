@@ -12,6 +12,7 @@ from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Status
 from vmsh_scheduler.domain.state import JobState, Pause
 from vmsh_scheduler.domain.trigger import DAY, HOUR, Manual, Next
+from vmsh_scheduler.domain.views import upcoming_slots
 
 OK = Outcome(Status.OK)
 NETWORK = Outcome(Status.FAILED, ErrorClass.NETWORK, "exit", "connection refused")
@@ -438,5 +439,5 @@ def test_manual_jobs_wait_for_somebody() -> None:
 
 def test_upcoming_slots_look_ahead() -> None:
     job = cadence(10)
-    ahead = plan.upcoming_slots(job, finished(job, OK), NOON + 100)
+    ahead = upcoming_slots(job, finished(job, OK), NOON + 100)
     assert [next(ahead).slot for _ in range(3)] == [NOON + 10_000, NOON + 20_000, NOON + 30_000]

@@ -3,11 +3,9 @@
 Importing this loads aiohttp (0.15 s): the daemon does so after its first slot is planned."""
 
 import asyncio
-import errno
 import logging
-import os
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -19,31 +17,18 @@ from vmsh_scheduler.api.head import HeadRules
 from vmsh_scheduler.api.messages import BadRequest, Reply, Request, Routes, error_reply, json_reply
 from vmsh_scheduler.api.operations import Operations, Probes
 from vmsh_scheduler.api.probes import probe_routes
+from vmsh_scheduler.api.tcp_socket import BACKLOG, Address, bind_tcp
 from vmsh_scheduler.api.unix_socket import BoundSocket, bind_private
-from vmsh_scheduler.errors import SchedulerError, Unavailable
+from vmsh_scheduler.errors import SchedulerError
 
 CONTROL_NAME = "control.sock"
 CONTROL_BODY_LIMIT = 64 * 1024
-BACKLOG = 512
 SLICE = 64 * 1024
 """Bytes given to a connection at a time: a slow reader holds this much, not the whole answer."""
 QUERY_FIELDS = 20
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _LOG = logging.getLogger("vmsh_scheduler.http")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. `setting`: what a person changes when that place is taken."""
-
-    host: str = "127.0.0.1"
-    port: int = 9090
-    setting: str = "METRICS_PORT"
-
-    @property
-    def shown(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Listener:
@@ -68,18 +53,16 @@ class Listener:
         self._release()
 
 
-async def listen_metrics(address: Address, probes: Probes, limits: Limits | None = None) -> Listener:
-    """Health and metrics over TCP; raises Unavailable if the place is taken."""
+async def listen_metrics(
+    address: Address, probes: Probes, limits: Limits | None = None, *, sock: socket.socket | None = None
+) -> Listener:
+    """Health and metrics over TCP; raises Unavailable if the place is taken. `sock`: already bound there."""
     rules = HeadRules(loopback_hosts=address.host in LOOPBACK)
     gate = Gate(limits or Limits(rules=rules))
     manager = web.Server(_Answers(probe_routes(probes), gate.limits.body_s))
     loop = asyncio.get_running_loop()
-    try:
-        server = await loop.create_server(
-            lambda: Connection(manager, gate, loop), address.host, address.port, backlog=BACKLOG
-        )
-    except (OSError, OverflowError) as error:
-        raise _cannot_listen(address, error) from error
+    bound = bind_tcp(address) if sock is None else sock
+    server = await loop.create_server(lambda: Connection(manager, gate, loop), sock=bound, backlog=BACKLOG)
     return Listener(server, manager, lambda: None)
 
 
@@ -92,14 +75,6 @@ async def listen_control(directory: str, operations: Operations, *, body_s: floa
     bound: BoundSocket = bind_private(directory, CONTROL_NAME)
     server = await loop.create_unix_server(lambda: Connection(manager, gate, loop), sock=bound.sock, backlog=BACKLOG)
     return Listener(server, manager, bound.release)
-
-
-def _cannot_listen(address: Address, error: OSError | OverflowError) -> Unavailable:
-    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    number = error.errno if isinstance(error, OSError) else None
-    reason = "it is in use" if taken else (os.strerror(number) if number and number > 0 else "no such address")
-    hint = f"stop what listens there or set {address.setting} to a free port"
-    return Unavailable(f"cannot listen on {address.shown}: {reason}", hint=hint)
 
 
 class _Answers:

@@ -1,5 +1,7 @@
 """The command line: parse, one call, render, exit code. Every command is a few lines; the library does the work."""
 
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +11,7 @@ import typer
 from vmsh_scheduler import __version__
 from vmsh_scheduler.cli import act, evidence, inspect, setup
 from vmsh_scheduler.cli.context import Context
-from vmsh_scheduler.errors import ConfigError, SchedulerError
+from vmsh_scheduler.errors import ConfigError, Exit, SchedulerError, StateWriteFailed
 
 app = typer.Typer(
     name="vmsh-scheduler",
@@ -48,7 +50,9 @@ for module in (setup, inspect, act, evidence):
 def start() -> int:
     """Run the command line; our own errors become one line on stderr and their exit code, never a traceback."""
     try:
+        _prepare_streams()
         result = app(standalone_mode=False)
+        sys.stdout.flush()
     except SchedulerError as error:
         _complain(error)
         return int(error.exit)
@@ -62,7 +66,20 @@ def start() -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        _complain(StateWriteFailed(f"{error.filename or 'output'}: {error.strerror or error}", hint="see df and mount"))
+        return int(Exit.IO_ERROR)
     return result if isinstance(result, int) else 0
+
+
+def _prepare_streams() -> None:
+    """Closed ones become /dev/null; what a terminal's encoding lacks is escaped, not refused."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  lives as long as we do
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(error: SchedulerError) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler.api.client import call
+from vmsh_scheduler.domain.secrets import secret_values
 from vmsh_scheduler.errors import Unavailable
 from vmsh_scheduler.settings import Settings, load_settings, read_env_file
 
@@ -61,7 +62,7 @@ class Context:
             from vmsh_scheduler.observe.redact import Redactor
             from vmsh_scheduler.oneshot import change
 
-            return change(self.settings, self.environ, Redactor(), offline)
+            return change(self.settings, self.environ, Redactor(secret_values(self.environ)), offline)
 
     @property
     def _socket(self) -> str:

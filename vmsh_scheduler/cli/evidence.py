@@ -75,7 +75,8 @@ def proof(
     if out is None:
         render.as_json(document)
     else:
-        out.write_text(render.json_text(document), encoding="utf-8")
+        with reading_disk():
+            out.write_text(render.json_text(document), encoding="utf-8")
         typer.echo(f"proof written to {out}", err=True)
 
 

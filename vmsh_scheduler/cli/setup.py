@@ -1,5 +1,6 @@
 """Commands that start or check the program: run, tick, validate-config, schema, config show, doctor."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def run(ctx: typer.Context) -> int:
     """Start the daemon. SIGTERM drains, a second one hurries, SIGHUP reloads."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard: a reload asked for now is not a reason to die
     from vmsh_scheduler.daemon import run as run_daemon
 
     context: Context = ctx.obj

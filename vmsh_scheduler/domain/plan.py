@@ -2,7 +2,6 @@
 
 admit: a job set changed. decide: time passed. begin: a run starts. settle: a run ended. Nothing else changes a job."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
@@ -391,13 +390,3 @@ def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
     if isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH and state.slot is None:
         return replace(state, upcoming=job.trigger.following(state.newest_slot, now))
     return state
-
-
-def upcoming_slots(job: Job, state: JobState, now: Millis) -> Iterator[Next]:
-    """Planned slots from now on, were every run to succeed at once; endless for intervals."""
-    upcoming = state.upcoming if state.revision == job.revision else job.trigger.first(now)
-    while upcoming is not None:
-        yield upcoming
-        at = max(upcoming.due, now)
-        following = job.trigger.following(upcoming.slot, at)
-        upcoming = following

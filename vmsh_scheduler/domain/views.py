@@ -12,7 +12,7 @@ from vmsh_scheduler.domain.explain import Explanation, will
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Execution
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import DAY, Interval, Millis
+from vmsh_scheduler.domain.trigger import DAY, Interval, Millis, Next
 
 
 def job_view(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> Json:
@@ -66,8 +66,18 @@ def _planned(job: Job, state: JobState, now: Millis) -> Iterator[tuple[Millis, s
     if state.slot is not None and state.ready_at is not None:
         yield max(state.ready_at, from_then), job.id, state.slot, "retry" if state.attempt else "due"
     horizon = now + 400 * DAY
-    for upcoming in takewhile(lambda u: u.due < horizon, plan.upcoming_slots(job, state, from_then)):
+    for upcoming in takewhile(lambda u: u.due < horizon, upcoming_slots(job, state, from_then)):
         yield max(upcoming.due, from_then), job.id, upcoming.slot, "due"
+
+
+def upcoming_slots(job: Job, state: JobState, now: Millis) -> Iterator[Next]:
+    """Planned slots from now on, were every run to succeed at once; endless for intervals."""
+    upcoming = state.upcoming if state.revision == job.revision else job.trigger.first(now)
+    while upcoming is not None:
+        yield upcoming
+        at = max(upcoming.due, now)
+        following = job.trigger.following(upcoming.slot, at)
+        upcoming = following
 
 
 def why_view(explanation: Explanation) -> Json:

@@ -202,7 +202,7 @@ class Engine:
     async def until_idle(self) -> None:
         """Wait until nothing runs, and nothing that was due at the last tick is left to start (one-shot ticks)."""
         horizon = self.last_tick
-        while self._tasks and not self.stopping:
+        while self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             await self._decide_all(horizon)
 
@@ -222,6 +222,11 @@ class Engine:
         self.board.patient = False
         for executor in self.executors.values():
             executor.hurry()
+
+    def halt(self) -> None:
+        """Start nothing more, end every run (TERM, grace, KILL): one-shot ticks that are told to stop."""
+        self.stopping = True
+        self.hurry()
 
     def wake(self) -> None:
         self.wakeup.set()

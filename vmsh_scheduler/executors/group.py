@@ -21,7 +21,7 @@ class Stop(Enum):
 class Group:
     """A session that we started (`ours`) or that an earlier daemon started; its leader is `pid`."""
 
-    __slots__ = ("_exited", "_grace_s", "_loop", "_ours", "_pidfd", "_timer", "killed", "pid", "stopped")
+    __slots__ = ("_exited", "_grace_s", "_loop", "_pidfd", "_timer", "killed", "ours", "pid", "stopped")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, *, grace_ms: int, ours: bool = True
@@ -32,7 +32,7 @@ class Group:
         self._loop = loop
         self._pidfd = pidfd
         self._grace_s = grace_ms / 1000
-        self._ours = ours
+        self.ours = ours
         self._timer: asyncio.TimerHandle | None = None
         self._exited = loop.create_future()
         loop.add_reader(pidfd, self._on_exit)
@@ -43,7 +43,10 @@ class Group:
         try:
             await self._exited
         except asyncio.CancelledError:
-            await self._cancelled()
+            if self.ours:
+                await self._cancelled()
+            else:
+                self._let_go()
             raise
 
     def stop(self, why: Stop) -> None:
@@ -64,9 +67,15 @@ class Group:
         self._cancel_timer()
         if sweep:
             self._sweep()
-        status = os.waitpid(self.pid, 0)[1] if self._ours else 0
+        status = os.waitpid(self.pid, 0)[1] if self.ours else 0
         os.close(self._pidfd)
         return status
+
+    def _let_go(self) -> None:
+        """An adopted run goes on without us, as it did before: the next start finds it again."""
+        self._cancel_timer()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
 
     async def _cancelled(self) -> None:
         """KILL, and a second for the kernel; a leader that is stuck in it is reaped whenever it lets go."""
@@ -100,7 +109,7 @@ class Group:
             os.killpg(self.pid, number)
 
     def _sweep(self) -> None:
-        if self._ours:
+        if self.ours:
             self._signal(signal.SIGKILL)  # the leader is a zombie now and keeps the number from being reused
         else:
             kill_all(members(self.pid))
@@ -135,10 +144,8 @@ class Groups:
         try:
             await group.wait(limit)
         except asyncio.CancelledError:
-            if group.ended:
-                group.finish(sweep=True)
-            else:
-                group.finish_later()
+            if group.ours:
+                group.finish(sweep=True) if group.ended else group.finish_later()
             raise
         finally:
             self._live.discard(group)

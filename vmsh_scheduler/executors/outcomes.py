@@ -9,12 +9,15 @@ from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.classify import TAIL, classify
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Status
+from vmsh_scheduler.domain.secrets import secret_values
+from vmsh_scheduler.domain.text import printable
 from vmsh_scheduler.executors.capture import NOTHING, Kept, combined, last_object
 from vmsh_scheduler.executors.group import Stop
 from vmsh_scheduler.executors.spawn import NotStarted
 
 Mask = Callable[[str], str]
 _LINE = 200
+MASK = "***"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,23 @@ def lost(message: str, output: tuple[Kept, Kept] = (NOTHING, NOTHING), mask: Mas
     return Outcome(Status.UNKNOWN, code="lost", message=message, output=text)
 
 
+def with_secrets(mask: Mask, command: Command) -> Mask:
+    """`mask`, and the values of the command's own environment whose names say that they are secrets."""
+    hidden = sorted(secret_values(command.env), key=len, reverse=True)
+    if not hidden:
+        return mask
+
+    def masked(text: str) -> str:
+        for value in hidden:
+            text = text.replace(value, MASK)
+        return mask(text)
+
+    return masked
+
+
 def outcome_of(end: Ended, command: Command, timeout_ms: int, mask: Mask) -> Outcome:
     """The one place where an end becomes a status, a class and words."""
+    mask = with_secrets(mask, command)
     flags = end.flags + (("truncated",) if end.out.truncated or end.err.truncated else ())
     output = _masked(combined(end.out, end.err), mask)
     result = last_object(_masked(end.out.text(), mask)) if end.out.total else {}
@@ -62,7 +80,7 @@ def outcome_of(end: Ended, command: Command, timeout_ms: int, mask: Mask) -> Out
         Status.FAILED,
         error,
         _code(end),
-        _masked(_message(end, timeout_ms), mask),
+        printable(_masked(_message(end, timeout_ms), mask)),
         end.exit_code,
         output,
         total,
