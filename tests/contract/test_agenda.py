@@ -70,7 +70,7 @@ async def test_a_claim_is_given_once_and_may_come_again_after_ack(agenda: Agenda
 
 async def test_it_stays_right_and_small_under_endless_rescheduling() -> None:
     agenda = HeapAgenda()
-    dice = random.Random(7)  # noqa: S311  # no secret hangs on it
+    dice = random.Random(7)  # no secret hangs on it
     dates: dict[str, int] = {}
     for _ in range(20_000):
         job_id, due = f"j{dice.randrange(50)}", dice.randrange(1000)

@@ -168,15 +168,19 @@ class TestAdopted:
             assert dead.file(".out").stat().st_blocks * 512 < 4 << 20
         assert (outcome.result, outcome.output_bytes) == ({"n": 2}, 3 + 33554432 + 1 + 8)
 
-    async def test_cancelling_the_adoption_kills_it(self, stage: Stage) -> None:
-        with host(stage, 'trap "" TERM; echo up; sleep 60') as dead:
+    async def test_cancelling_the_adoption_lets_it_go_on(self, stage: Stage) -> None:
+        """Whoever stops waiting (a command line that only changes the state) must not end somebody's anchor."""
+        with host(stage, "echo up; sleep 60") as dead:
             dead.kill()
             adopted = asyncio.ensure_future(stage.executor.adopt(dead.job, dead.run))
             await asyncio.sleep(0.05)
             adopted.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await adopted
-        await eventually_async(lambda: not alive(dead.run.id))
+            assert alive(dead.run.id)
+            assert (await stage.executor.recover(dead.job, dead.run)).trace is Trace.RUNNING
+            outcome = await stage.executor.adopt(dead.job, replace(dead.run, deadline=dead.run.started_at))
+        assert outcome.code == "timeout"
 
 
 class TestRecovered:

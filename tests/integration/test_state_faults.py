@@ -111,7 +111,7 @@ def killed_writer(path: Path, acks: int) -> tuple[str, int, int]:
 
 
 def test_s1_fifty_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
-    path, dice, acked = tmp_path / "s" / "scheduler.json", random.Random(3), 0  # noqa: S311  # no secret hangs on it
+    path, dice, acked = tmp_path / "s" / "scheduler.json", random.Random(3), 0  # no secret hangs on it
     for number in range(50):
         condition, start, last = killed_writer(path, dice.randrange(12))
         assert condition == ("fresh" if number == 0 else "loaded")
@@ -319,7 +319,7 @@ def test_s10_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None
 
 
 def variants(raw: bytes) -> Iterator[bytes]:
-    dice = random.Random(11)  # noqa: S311  # no secret hangs on it
+    dice = random.Random(11)  # no secret hangs on it
     for offset in dice.sample(range(len(raw)), min(200, len(raw))):
         yield raw[:offset] + bytes([raw[offset] ^ (1 << dice.randrange(8))]) + raw[offset + 1 :]
     for size in range(0, len(raw), 64):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vmsh_scheduler.errors import Unavailable
 
 BACKLOG = 512
+MOST = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Address:
 
 def bind_tcp(address: Address) -> socket.socket:
     """A listening socket whose connections wait until somebody serves it. Raises Unavailable."""
+    if not 0 <= address.port <= MOST:  # getaddrinfo would take it modulo 65536
+        raise _cannot_listen(address, OverflowError("no such port"))
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
