@@ -4,6 +4,8 @@ import http.client
 import re
 import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +27,7 @@ NOT_RUN = {
     "sudo": "changes the machine",
     "systemctl": "needs a service manager",
     "journalctl": "needs a service manager",
+    "py-spy": "a profiler that is no part of this project",
 }
 EXAMPLES = {"dao:vaultmesh/fast": "demo:files/fast"}
 """Jobs of the reader, and those of the shipped files that stand in for them."""
@@ -72,6 +75,9 @@ def test_it_works_as_printed(checkout: Daemon, line: Line) -> None:
         done = checkout.place.cli(*words[1:]).ok()
         assert done.out.strip()
         assert "Traceback" not in done.err
+    elif words[0] == "python":
+        done = subprocess.run([sys.executable, *words[1:]], cwd=checkout.place.root, capture_output=True, check=True)
+        assert done.stdout.strip()
     elif words[0] == "curl":
         status = curl(checkout, words[1:])
         # the one job may be running at this very moment, which is an answer too
