@@ -19,7 +19,7 @@ from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Manual, Millis
 from vmsh_scheduler.engine.carry import Identity
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.engine.engine import SANE_CLOCK, Bounds, Engine, Stores
-from vmsh_scheduler.errors import Busy
+from vmsh_scheduler.errors import Busy, StateUnreadable
 from vmsh_scheduler.executors.command import CommandExecutor
 from vmsh_scheduler.observe.metrics import Metrics
 from vmsh_scheduler.observe.redact import Redactor
@@ -158,18 +158,36 @@ class App:
 
 
 async def open_app(
-    settings: Settings, environ: Mapping[str, str], observers: Observers, redactor: Redactor, *, command: str
+    settings: Settings,
+    environ: Mapping[str, str],
+    observers: Observers,
+    redactor: Redactor,
+    *,
+    command: str,
+    waits: bool = False,
 ) -> App:
-    """Raises Busy, Denied, CannotCreate, StateUnreadable, StateWriteFailed; then nothing is left open."""
+    """Raises Busy, Denied, CannotCreate, StateUnreadable, StateWriteFailed; then nothing is left open.
+
+    `waits`: whoever opens can wait a period; all others refuse lost state, and leave it lost (reliability S12)."""
     clock = SystemClock()
     keep = Retention(settings.retention_rows, settings.retention_days, settings.retention_bytes)
     store = open_store(settings.state_path, clock, command=command, keep=keep)
     try:
+        if not waits:
+            _refuse_lost(store, settings)
         return await _wire(settings, environ, observers, redactor, store=store, clock=clock)
     except BaseException:
         await store.close()
         clock.close()
         raise
+
+
+def _refuse_lost(store: LocalStore, settings: Settings) -> None:
+    if store.opened.condition is Condition.LOST and settings.on_state_loss == "wait":
+        raise StateUnreadable(
+            "; ".join(store.opened.findings) or "the state is lost",
+            hint="start `vmsh-scheduler run`, which waits one period per cadence, or set on_state_loss: run",
+        )
 
 
 async def _wire(

@@ -243,7 +243,7 @@ def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
 
 async def _main(settings: Settings, environ: Mapping[str, str], redactor: Redactor, handler: LogHandler) -> Exit:
     observers = Observers(LogObserver(_LOG, handler.flush))
-    app = await open_app(settings, environ, observers, redactor, command="vmsh-scheduler run")
+    app = await open_app(settings, environ, observers, redactor, command="vmsh-scheduler run", waits=True)
     say(_LOG, logging.INFO, STARTING, pid=os.getpid(), state=str(settings.state_path), fence=app.fence)
     for finding in app.store.opened.findings:
         say(_LOG, logging.WARNING, "state finding", finding=finding)

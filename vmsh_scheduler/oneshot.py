@@ -16,7 +16,7 @@ from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.domain.views import job_view, next_view
-from vmsh_scheduler.errors import ConfigError, StateUnreadable, StateWriteFailed
+from vmsh_scheduler.errors import ConfigError, StateWriteFailed
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.operations import AppOperations, explain, find_job, history
 from vmsh_scheduler.ports import Journal, Observer
@@ -58,7 +58,6 @@ async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observ
 
     app = await open_app(settings, environ, Observers(observer, count), redactor, command="vmsh-scheduler tick")
     try:
-        _refuse_lost(app)
         app.engine.board.patient = False
         await Reloader(app).first()
         with _stoppable(app):
@@ -84,15 +83,6 @@ def _stoppable(app: App) -> Iterator[None]:
         signals.remove(loop)
 
 
-def _refuse_lost(app: App) -> None:
-    """A daemon can wait a period; a tick cannot, so a person has to decide (reliability S12)."""
-    if app.store.opened.condition is Condition.LOST and app.settings.on_state_loss == "wait":
-        raise StateUnreadable(
-            "; ".join(app.store.opened.findings) or "the state is lost",
-            hint="start `vmsh-scheduler run`, which waits one period per cadence, or set on_state_loss: run",
-        )
-
-
 def change(
     settings: Settings,
     environ: Mapping[str, str],
@@ -104,7 +94,6 @@ def change(
     async def work() -> Json:
         app = await open_app(settings, environ, Observers(), redactor, command="vmsh-scheduler")
         try:
-            _refuse_lost(app)
             reloader = Reloader(app)
             await reloader.first(recover=False)
             return await operation(AppOperations(app, reloader))

@@ -1,6 +1,7 @@
 """Who may own and write the state directory, and what is said when it is not so."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,10 @@ def test_s14_what_cannot_be_read_is_denied(tmp_path: Path) -> None:
     with pytest.raises(Denied):
         open_store(tmp_path / "scheduler.json", FixedClock())
     tmp_path.chmod(0o700)
+
+
+def test_a_group_writable_directory_of_our_own_is_tightened(tmp_path: Path) -> None:
+    """git clone under umask 002 makes `state/` so."""
+    tmp_path.chmod(0o775)
+    with closing(open_directory(tmp_path / "scheduler.json")):
+        assert tmp_path.stat().st_mode & 0o777 == 0o700

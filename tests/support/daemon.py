@@ -118,12 +118,12 @@ class Place:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def daemon(self, *args: str, env: Mapping[str, str] | None = None) -> "Daemon":
-        """Start `vmsh-scheduler run`; it may not be ready yet (`.ready()` waits)."""
+    def daemon(self, *args: str, env: Mapping[str, str] | None = None, verb: str = "run") -> "Daemon":
+        """Start `vmsh-scheduler run` (or a tick); it may not be ready yet (`.ready()` waits)."""
         log = self.root / f"daemon-{len(self.started)}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [COMMAND, *args, "run"],
+                [COMMAND, *args, verb],
                 cwd=self.root,
                 env=self.env(env),
                 stdin=subprocess.DEVNULL,

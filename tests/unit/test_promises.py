@@ -337,3 +337,13 @@ def test_causes_and_statuses_are_fixed() -> None:
     assert [status.value for status in Status] == ["ok", "failed", "unknown", "superseded", "skipped"]
     assert {cause.value for cause in Cause} >= {"schedule", "catch_up", "retry", "manual"}
     assert Run.__dataclass_fields__.keys() >= {"id", "job_id", "slot", "attempt", "fence"}
+
+
+def test_the_settings_page_lists_what_there_is() -> None:
+    text = page("settings.md")
+    for variable in environment.VARIABLES:
+        assert f"| `{variable.name}` | {variable.default} | {variable.meaning} |" in text
+    for name, field in SettingsFile.model_fields.items():
+        assert f"| `{name}` | {field.description} |" in text
+    rows_told = re.findall(r"^\| `([A-Za-z_]+)` \|", text, re.MULTILINE)
+    assert set(rows_told) == {v.name for v in environment.VARIABLES} | set(SettingsFile.model_fields)

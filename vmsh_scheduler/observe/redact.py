@@ -21,6 +21,8 @@ _PATTERNS = (
     (rf"(?i)((?:{_WORDS})[\"']\s{{0,3}}:\s{{0,3}}[\"'])[^\"']{{1,8192}}", r"\1***"),
     (r"(://)[^/\s@\"'<>]{1,512}@", r"\1***@"),
 )
+_HINTS = ("authorization", "bearer", "token", "secret", "passw", "key", "://")
+"""None of the patterns fits a text without one of these; most texts have none."""
 _LOOKS_SECRET = tuple((re.compile(pattern), replacement) for pattern, replacement in _PATTERNS)
 
 
@@ -37,6 +39,9 @@ class Redactor:
     def mask(self, text: str) -> str:
         if self._exact is not None:
             text = self._exact.sub(MASK, text)
+        lowered = text.lower()
+        if not any(hint in lowered for hint in _HINTS):
+            return text
         for pattern, replacement in _LOOKS_SECRET:
             text = pattern.sub(replacement, text)
         return text

@@ -224,11 +224,21 @@ def open_directory(snapshot: Path, *, create: bool = True, disk: Disk | None = N
     except OSError as error:
         raise CannotCreate(f"state directory {path}: {error.strerror}") from error
     try:
+        if create:
+            _tighten(fd)
         _check_status(path, os.fstat(fd), os.geteuid())
     except Denied:
         os.close(fd)
         raise
     return StateDirectory(path, snapshot.stem, fd, disk or Disk())
+
+
+def _tighten(fd: int) -> None:
+    """A checkout under umask 002 leaves `state/` writable for our own group: ours to mend, nobody's to see."""
+    status = os.fstat(fd)
+    group_only = status.st_mode & stat.S_IWGRP and not status.st_mode & stat.S_IWOTH
+    if group_only and status.st_uid == os.geteuid():
+        os.fchmod(fd, 0o700)
 
 
 def _check_status(path: Path, status: os.stat_result, owner: int) -> None:
