@@ -7,17 +7,15 @@ GATES = (("the whole package", [], 90), ("vmsh_scheduler/domain", ["--include=*/
 
 
 def main() -> int:
-    subprocess.run([sys.executable, "-m", "coverage", "combine", "-q"], check=False)
+    """0 if every gate is held. pytest-cov has combined the data of all processes already."""
     failed = 0
     for name, options, gate in GATES:
-        report = [sys.executable, "-m", "coverage", "report", "--skip-covered", f"--fail-under={gate}", *options]
+        report = [sys.executable, "-m", "coverage", "report", "--format=total", "--precision=1", *options]
         done = subprocess.run(report, capture_output=True, text=True, check=False)
-        total = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
-        sys.stdout.write(f"branch coverage of {name}: {total.split()[-1]} (gate {gate}%)\n")
-        if done.returncode:
-            sys.stdout.write(done.stdout + done.stderr)
-            failed = 1
-    return failed
+        total = float(done.stdout.strip() or 0)
+        sys.stdout.write(f"branch coverage of {name}: {total} % (gate {gate} %) {done.stderr.strip()}\n")
+        failed |= total < gate
+    return int(failed)
 
 
 if __name__ == "__main__":
