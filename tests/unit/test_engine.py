@@ -177,6 +177,17 @@ async def test_fixed_delay_counts_from_completion() -> None:
     assert len(slots) == 4
 
 
+async def test_an_agent_that_is_switched_off_has_no_slots_and_starts_at_once_when_switched_on() -> None:
+    job = agent(15)
+    world = World(replace(job, enabled=False))
+    await world.start()
+    await world.go(60 * SECOND)
+    assert world.decisions == []
+    await world.engine.sync({job.id: job}, "cfg2")
+    await world.tick()
+    assert len(world.slots(job.id)) == 1
+
+
 async def test_catch_up_after_downtime_runs_once() -> None:
     world = World(cadence(10))
     await world.start()

@@ -73,7 +73,11 @@ def clamp(job: Job, state: JobState, now: Millis) -> JobState:
 
 
 def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | None:
-    """When `decide` has to look at this job again; None = not before something else happens to it."""
+    """When `decide` has to look at this job again; None = not before something else happens to it.
+
+    A fixed delay that is switched off has no slots; a grid has them, and each is journaled as skipped."""
+    if not job.enabled and _is_fixed_delay(job):
+        return None
     times: list[Millis] = []
     if state.ready_at is not None and job.enabled and _may_start(state, queued=queued):
         times.append(state.ready_at)
@@ -376,6 +380,10 @@ def reset(state: JobState, now: Millis) -> JobState:
     return replace(state, level=0, ready_at=ready, last_error="", error_class="")
 
 
+def _is_fixed_delay(job: Job) -> bool:
+    return isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH
+
+
 def _closed(state: JobState) -> JobState:
     return replace(state, slot=None, ready_at=None, attempt=0, cause="", fired=False, open_digest="")
 
@@ -387,6 +395,6 @@ def _newest(state: JobState, slot: Millis | None) -> Millis | None:
 
 def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
     """Fixed-delay jobs learn their next slot only when a slot is closed; grids have it already."""
-    if isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH and state.slot is None:
+    if _is_fixed_delay(job) and state.slot is None:
         return replace(state, upcoming=job.trigger.following(state.newest_slot, now))
     return state
