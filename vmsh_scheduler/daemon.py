@@ -125,8 +125,6 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks[1:], return_exceptions=True)
 
-    # -- upkeep --------------------------------------------------------------------------------------------
-
     async def _look_after(self) -> None:
         """Once a second: the files, the lock, the service manager, orphans."""
         while True:
@@ -169,8 +167,6 @@ class Daemon:
         states = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
         return f"{body['status']}: namespaces {states}; {self.app.engine.running} running"
 
-    # -- signals -------------------------------------------------------------------------------------------
-
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
             self._reload_wanted.set()
@@ -197,8 +193,6 @@ class Daemon:
                 await self.reloader.now()
             self.notifier.ready(self._summary())
             await asyncio.sleep(LOOK_EVERY_S)
-
-    # -- the end -------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Start nothing more; wait for what runs, each by its own deadline and all by `drain`; then hurry."""

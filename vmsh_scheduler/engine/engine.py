@@ -76,8 +76,6 @@ class Engine:
         """Runs (and looks for something to run about) in progress."""
         return len(self._tasks)
 
-    # -- the job set ---------------------------------------------------------------------------------------
-
     async def sync(self, jobs: Mapping[str, Job], config_hash: str, *, lost: bool = False) -> Synced:
         """Another job set is in force. Unchanged jobs keep plan and backoff, removed ones start no more."""
         old = self.board.jobs
@@ -121,8 +119,6 @@ class Engine:
         gone = forgotten(states, self.board.jobs, self.clock.now())
         if gone:
             await self.board.commit([Change(job_id, None) for job_id in gone], durable=False)
-
-    # -- recovery ------------------------------------------------------------------------------------------
 
     async def recover(self) -> Recovered:
         """Settle every run that was open when the last engine over these stores died; running ones are adopted."""
@@ -168,8 +164,6 @@ class Engine:
             else:
                 finished += 1
         return Recovered(self.clock.now(), finished, never, adopted, unknown)
-
-    # -- the loop ------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tick whenever something is due, until `stop`; `drain` afterwards."""
@@ -309,8 +303,6 @@ class Engine:
         if not task.cancelled() and task.exception() is not None:
             self._fault = task.exception()
         self.wakeup.set()
-
-    # -- clock ---------------------------------------------------------------------------------------------
 
     async def _notice_clock_step(self, now: Millis) -> None:
         """The wall clock moved against elapsed time: plan every job anew within its own period (decision 2)."""
