@@ -1,6 +1,7 @@
 """The process: signals, service manager, reload, upkeep, graceful stop. What it runs is App's."""
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -101,6 +102,8 @@ class Daemon:
         self.notifier.ready(self._summary())
 
     async def _listen(self) -> None:
+        """The HTTP library is loaded beside the loop: on a busy machine it takes longer than a slot may wait."""
+        await asyncio.to_thread(importlib.import_module, "vmsh_scheduler.api.server")
         from vmsh_scheduler.api.server import listen_control, listen_metrics
 
         settings = self.app.settings

@@ -17,7 +17,15 @@ SHIM = (Path(__file__).parent / "shim.sh").read_text(encoding="ascii")
 _EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _OOM_SCORE = 500
 # Python ignores these; a command expects them as they were.
-_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
+_SIGNALS = [
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    # a daemon started in the background of a shell, or by nohup, inherits these ignored
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGTERM,
+]
 _PIPE_PAGE = 4096
 """What fits into any new pipe, however poor the user's pipe budget is."""
 
