@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench soak clean
+.PHONY: help run test check fix bench clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,9 +36,6 @@ fix: $(STAMP) ## Format and mend what a tool can mend
 bench: $(STAMP) ## Measure beside floors and peers (never pass/fail)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m bench $(ARGS)
-
-soak: $(STAMP) ## The long versions of the fault tests
-	@$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
 
 clean: ## Remove what make made
 	@rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache
