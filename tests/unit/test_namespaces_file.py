@@ -289,3 +289,20 @@ def test_values_may_come_from_the_environment_and_never_reach_a_message() -> Non
     with pytest.raises(ConfigError) as refused:
         job_set(text.replace("env:", "Env:"), T="hunter2", KEY="hunter2")
     assert "hunter2" not in "".join(refused.value.problems)
+
+
+def test_what_needs_quotes_hides_nothing_else_in_the_file() -> None:
+    text = """
+        namespaces:
+          ns:
+            cadence:
+              fast: {target: "local:demo", every: 1:30}
+              strong: {target: "local:${NOT_SET_ANYWHERE}", every: 2*fast, cmmand: [x]}
+            witneses: {}
+        """
+    with pytest.raises(ConfigError) as caught:
+        job_set(text)
+    told = "\n".join(caught.value.problems)
+    for word in ("quote it", "NOT_SET_ANYWHERE", "cmmand", "witneses"):
+        assert word in told
+    assert sum("every" in problem and "fast" in problem for problem in caught.value.problems) == 1

@@ -14,7 +14,7 @@ from vmsh_scheduler.sources.compiled import Compiled, Flaw, JobSet, Readable, Wa
 from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
 from vmsh_scheduler.sources.expand import expand
 from vmsh_scheduler.sources.marks import config_error
-from vmsh_scheduler.sources.yaml_file import Document, parse
+from vmsh_scheduler.sources.yaml_file import Document, read
 
 MOST_PROBLEMS = 1_000
 """Of one file; more help nobody."""
@@ -57,8 +57,33 @@ def compile_all(reading: Readable, wanted: Wanted, environ: Mapping[str, str]) -
 
 
 def _read(kind: Kind, reading: Readable, environ: Mapping[str, str]) -> Document:
+    """Raises ConfigError; what the model and the rules find in a file with other problems is told along with them."""
     name = reading.names.get(kind.role, f"{kind.role}.yaml")
-    return expand(parse(reading.raw[kind.role], name, empty_ok=kind.empty_ok), environ)
+    document, problems = read(reading.raw[kind.role], name, empty_ok=kind.empty_ok)
+    if document is None:
+        raise config_error(problems)
+    try:
+        document = expand(document, environ)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise config_error(_sorted([*problems, *_elsewhere(_found(kind, document), problems)]))
+    return document
+
+
+def _found(kind: Kind, document: Document) -> list[str]:
+    problems = _worded(document, kind.judge(document.data))
+    try:
+        validate(document, kind.model)
+    except ConfigError as error:
+        problems += error.problems
+    return problems
+
+
+def _elsewhere(problems: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Those at places of which nothing was said yet: the same scalar is not blamed twice."""
+    places = {_position(problem) for problem in known}
+    return [problem for problem in problems if _position(problem) not in places]
 
 
 def _take(kind: Kind, document: Document, wanted: Wanted, into: Compiled) -> None:

@@ -43,10 +43,20 @@ class Document:
 
 def parse(raw: bytes, name: str, *, empty_ok: bool = False) -> Document:
     """Raises ConfigError with every problem; `empty_ok`: a file of comments alone is an empty mapping."""
+    document, problems = read(raw, name, empty_ok=empty_ok)
+    if document is None or problems:
+        raise config_error(problems)
+    return document
+
+
+def read(raw: bytes, name: str, *, empty_ok: bool = False) -> tuple[Document | None, list[str]]:
+    """The document with its problems (a scalar that needs quotes stands in it as text), so that what else is wrong
+    can be told in the same breath; None: it could not be read to its end. Raises ConfigError for what is no text."""
     text = _decode(raw, name)
-    builder = Builder()
+    builder, whole = Builder(), False
     try:
         builder.run(_events(text), empty_ok=empty_ok)
+        whole = True
     except Refused as refused:
         builder.problems.append(refused.found)
     except yaml.YAMLError as error:
@@ -54,11 +64,10 @@ def parse(raw: bytes, name: str, *, empty_ok: bool = False) -> Document:
     except Exception as error:  # whatever else the library lets escape is a fault of the file, not of ours
         found = Found(START, (), f"cannot be read as YAML ({type(error).__name__})")
         builder.problems.append(found)
-    if builder.problems:
-        raise config_error(
-            problem_at(name, found.mark, found.path, found.message) for found in sorted(builder.problems)
-        )
-    return Document(name, builder.data, Marks(builder.spot), hashlib.sha256(raw).hexdigest())
+    problems = [problem_at(name, found.mark, found.path, found.message) for found in sorted(builder.problems)]
+    if not whole:
+        return None, problems
+    return Document(name, builder.data, Marks(builder.spot), hashlib.sha256(raw).hexdigest()), problems
 
 
 def _events(text: str) -> Iterable[yaml.Event]:
