@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench clean
+.PHONY: help run test soak check fix bench clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,11 @@ run: $(STAMP) ## Set up, then start the daemon on config/
 	@exec $(BIN)/vmsh-scheduler run
 
 test: $(STAMP) check ## Set up, then everything CI runs
-	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
+
+soak: $(STAMP) check ## The full figures of every fault, into docs/soak.md; about half an hour, best as root
+	@$(BIN)/python -m pytest -n 2 --dist load -m soak tests/soak --figures docs/soak.md $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check -q .

@@ -232,7 +232,7 @@ def test_c2_a_link_to_itself(site: Site) -> None:
     assert trouble(site.settled()).startswith("n.yaml: cannot be read: ")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.needs("another user than root")
 def test_c2_unreadable(site: Site) -> None:
     site.namespaces.chmod(0)
     assert trouble(site.settled()) == "n.yaml: cannot be read: Permission denied"
@@ -245,7 +245,7 @@ def test_c2_writable_by_everybody_is_refused(site: Site) -> None:
     assert "chmod o-w" in trouble(site.settled())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.needs("root")
 def test_c2_a_stranger_as_owner_is_a_warning(site: Site) -> None:
     os.chown(site.namespaces, 4_321, -1)
     assert site.watch.read_now().warnings == ("n.yaml: belongs to uid 4321, who so decides what is run here",)

@@ -55,7 +55,7 @@ def test_an_enormous_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
         open_store(tmp_path / "scheduler.json", FixedClock())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("name", ["", "scheduler.json", "runs"])
 def test_s14_what_belongs_to_somebody_else_is_refused_with_the_line_that_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -69,7 +69,7 @@ def test_s14_what_belongs_to_somebody_else_is_refused_with_the_line_that_mends_i
     assert refused.value.exit == 77
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs another user than root: root reads everything")
+@pytest.mark.needs("another user than root")
 def test_s14_what_cannot_be_read_is_denied(tmp_path: Path) -> None:
     (tmp_path / "scheduler.json").write_text("{}")
     (tmp_path / "scheduler.json").chmod(0)

@@ -467,7 +467,7 @@ def contents(directory: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners")
+@pytest.mark.needs("root")
 def test_s14_root_keeps_owner_and_mode(tmp_path: Path) -> None:
     state = tmp_path / "state"
     path = used(state)

@@ -3,7 +3,6 @@
 import configparser
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -120,7 +119,7 @@ def test_tick_units_belong_together() -> None:
     assert timer["Timer"]["Persistent"] == "true"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("name", ["vmsh-scheduler.service", "vmsh-scheduler-tick.service"])
 def test_units_are_hardened(name: str) -> None:
     command = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", "--no-pager", str(UNITS / name)]
