@@ -137,9 +137,9 @@ async def test_a_batch_from_the_future_does_not_hide_those_of_today(world: World
 async def test_a_state_without_a_horizon_goes_by_the_last_success(world: World) -> None:
     world.site.put_batch("10")
     found = await world.found()
-    state = replace(done(found), covers=Covers.read(found.covers).order)
+    state = done(found)._replace(covers=Covers.read(found.covers).order)
     assert await world.nothing(state=state) == ("unchanged", False)
-    assert (await world.found(state=replace(state, last_success=1))).id == "10"
+    assert (await world.found(state=state._replace(last_success=1))).id == "10"
 
 
 async def test_tags_decide_whose_a_batch_is(world: World) -> None:

@@ -35,13 +35,13 @@ def test_will_run_at_its_next_slot() -> None:
 def test_will_not_while_off_paused_or_held() -> None:
     off = will(replace(JOB, enabled=False), FRESH, NOON)
     assert (off.verdict, off.reason) == ("will_not", "disabled")
-    paused = will(JOB, replace(FRESH, pause=Pause(NOON, NOON + 500, "deploy", "ann")), NOON)
+    paused = will(JOB, FRESH._replace(pause=Pause(NOON, NOON + 500, "deploy", "ann")), NOON)
     assert (paused.verdict, paused.at) == ("will_not", NOON + 500)
     assert "by ann: deploy" in paused.text
-    over = will(JOB, replace(FRESH, pause=Pause(NOON, NOON + 500)), NOON + 500)
+    over = will(JOB, FRESH._replace(pause=Pause(NOON, NOON + 500)), NOON + 500)
     assert over.verdict == "will"
     unseen = run_of(JOB, NOON)
-    held = will(JOB, replace(FRESH, held=unseen, slot=NOON), NOON)
+    held = will(JOB, FRESH._replace(held=unseen, slot=NOON), NOON)
     assert (held.verdict, held.reason) == ("will_not", "held")
     assert unseen.id in held.remedy
 
@@ -58,7 +58,7 @@ def test_running_queued_and_retrying() -> None:
     assert (retrying.reason, retrying.at) == ("backoff", NOON + 8_100)
     assert "attempt 2 after 1 failures" in retrying.text
     assert "refused" in retrying.text
-    waiting = will(JOB, replace(after(DOWN), last_error=""), NOON + 200)
+    waiting = will(JOB, after(DOWN)._replace(last_error=""), NOON + 200)
     assert "last error" not in waiting.text
 
 
@@ -69,7 +69,7 @@ def test_a_manual_job_waits_for_somebody() -> None:
 
 def test_remedies_can_be_pasted_into_a_shell() -> None:
     odd = replace(JOB, id="a b/fast")
-    assert "'a b/fast'" in will(odd, replace(FRESH, pause=Pause(NOON)), NOON).remedy
+    assert "'a b/fast'" in will(odd, FRESH._replace(pause=Pause(NOON)), NOON).remedy
 
 
 class TestDid:
@@ -117,12 +117,12 @@ class TestViews:
 
     def test_next_merges_jobs_and_honours_pauses(self) -> None:
         ok, slow = after(Outcome(Status.OK)), cadence(15, id="b/fast")
-        states = {JOB.id: replace(ok, pause=Pause(NOON, NOON + 25_000)), slow.id: after(DOWN)}
+        states = {JOB.id: ok._replace(pause=Pause(NOON, NOON + 25_000)), slow.id: after(DOWN)}
         rows = next_view({JOB.id: JOB, slow.id: slow}, states, NOON + 200, 5)
         assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
         assert all(row["at"] >= NOON + 25_000 for row in rows if row["job"] == JOB.id)
         assert rows[0]["reason"] in {"retry", "due"}
-        for_ever = next_view({JOB.id: JOB}, {JOB.id: replace(ok, pause=Pause(NOON))}, NOON + 200, 5)
+        for_ever = next_view({JOB.id: JOB}, {JOB.id: ok._replace(pause=Pause(NOON))}, NOON + 200, 5)
         assert for_ever == []
 
     def test_history_is_plain_json(self) -> None:

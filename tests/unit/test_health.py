@@ -27,7 +27,7 @@ def standing(state: JobState, job: Job = FAST) -> object:
 
 
 def test_body_has_the_full_seed_shape() -> None:
-    later = replace(GOOD, last_success=NOON - 60_000, level=2)
+    later = GOOD._replace(last_success=NOON - 60_000, level=2)
     health = looked((FAST, GOOD), (STRONG, later))
     assert health.condition is Condition.HEALTHY
     assert {key: health.body[key] for key in ("status", "uptime", "lastTick", "namespaces")} == {
@@ -50,10 +50,10 @@ def test_body_has_the_full_seed_shape() -> None:
     [
         (GOOD, "ok"),
         (JobState(), "ok"),
-        (replace(GOOD, level=3), "ok"),
-        (replace(GOOD, level=4), "backing_off"),
-        (replace(GOOD, first_seen=0, last_success=NOON - LIMIT), "ok"),
-        (replace(GOOD, first_seen=0, last_success=NOON - LIMIT - 1), "stale"),
+        (GOOD._replace(level=3), "ok"),
+        (GOOD._replace(level=4), "backing_off"),
+        (GOOD._replace(first_seen=0, last_success=NOON - LIMIT), "ok"),
+        (GOOD._replace(first_seen=0, last_success=NOON - LIMIT - 1), "stale"),
         (JobState(first_seen=NOON - LIMIT), "ok"),
         (JobState(first_seen=NOON - LIMIT - 1), "stale"),
         (JobState(first_seen=0, newest_slot=NOON - 1_000), "ok"),
@@ -73,7 +73,7 @@ def test_disabled_and_manual_jobs_do_not_go_stale() -> None:
 
 
 def test_one_bad_cadence_marks_its_namespace_and_a_good_one_does_not_hide_it() -> None:
-    health = looked((FAST, GOOD), (STRONG, replace(GOOD, level=12)))
+    health = looked((FAST, GOOD), (STRONG, GOOD._replace(level=12)))
     assert health.body["namespaces"] == {
         "dao:x": {
             "lastAnchor": {"fast": (NOON - 1_500) // 1000, "strong": (NOON - 1_500) // 1000},
@@ -85,7 +85,7 @@ def test_one_bad_cadence_marks_its_namespace_and_a_good_one_does_not_hide_it() -
 
 
 def test_namespaces_come_from_the_config() -> None:
-    states = {"gone/fast": replace(GOOD, level=9)}
+    states = {"gone/fast": GOOD._replace(level=9)}
     assert assess([FAST], states, WELL).body["namespaces"] == {
         "dao:x": {"lastAnchor": {}, "backoff": 0, "status": "ok"}
     }
@@ -114,7 +114,7 @@ def test_condition_of_the_process(vitals: Vitals, expected: str) -> None:
     assert looked((FAST, GOOD), vitals=vitals).body["status"] == expected
 
 
-@pytest.mark.parametrize("state", [replace(GOOD, held="run-1"), replace(GOOD, last_status="unknown")])
+@pytest.mark.parametrize("state", [GOOD._replace(held="run-1"), GOOD._replace(last_status="unknown")])
 def test_a_held_or_unknown_run_degrades(state: JobState) -> None:
     assert looked((FAST, state)).condition is Condition.DEGRADED
 
@@ -139,7 +139,7 @@ def test_agents_are_counted_apart() -> None:
 
 
 def test_no_error_text_and_no_path_in_the_body() -> None:
-    state = replace(GOOD, level=5, last_error="canary at /etc/secret", result={"path": "/canary"}, held="run-canary")
+    state = GOOD._replace(level=5, last_error="canary at /etc/secret", result={"path": "/canary"}, held="run-canary")
     assert "canary" not in json.dumps(looked((FAST, state)).body)
 
 

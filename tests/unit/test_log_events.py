@@ -74,7 +74,7 @@ def observe(handler: Lines) -> Observe:
 
 def finished(outcome: Outcome, job: Job = JOB, **state: object) -> Finished:
     run = run_of(job, NOON, attempt=2, found=Found("batch-7", "sha256:00"))
-    after = replace(JobState(), **state)
+    after = JobState()._replace(**state)
     return Finished(job, Execution(run, outcome, NOON + 2_000), after, NOON + 10_000)
 
 

@@ -189,7 +189,7 @@ class TestDecide:
     )
     def test_refusals(self, change: dict[str, object], verdict: Verdict, reason: Reason) -> None:
         job = cadence(10)
-        state = replace(finished(job, OK), **change)  # type: ignore[arg-type]  # a table of field values
+        state = finished(job, OK)._replace(**change)  # type: ignore[arg-type]  # a table of field values
         step = plan.decide(job, state, NOON + 10_000)
         assert verdicts(step) == [(verdict, reason, 1)]
         assert not step.start
@@ -203,13 +203,13 @@ class TestDecide:
 
     def test_a_pause_ends_by_itself(self) -> None:
         job = cadence(10)
-        state = replace(finished(job, OK), pause=Pause(NOON, until=NOON + 25_000))
+        state = finished(job, OK)._replace(pause=Pause(NOON, until=NOON + 25_000))
         assert not plan.decide(job, state, NOON + 10_000).start
         assert plan.decide(job, state, NOON + 30_000).start
 
     def test_an_open_slot_waits_for_the_end_of_a_pause(self) -> None:
         job = cadence(3600)
-        failed = replace(finished(job, NETWORK), pause=Pause(NOON, until=NOON + 600_000))
+        failed = finished(job, NETWORK)._replace(pause=Pause(NOON, until=NOON + 600_000))
         assert plan.next_due(job, failed) == NOON + 600_000
         assert plan.decide(job, failed, NOON + 600_000).start
 
@@ -360,7 +360,7 @@ class TestClock:
     def test_poisoned_future_keeps_running_every_period(self) -> None:
         job = cadence(10)
         far = NOON + 4000 * DAY
-        state = replace(finished(job, OK), newest_slot=far, upcoming=Next(far + 10_000, far + 10_000))
+        state = finished(job, OK)._replace(newest_slot=far, upcoming=Next(far + 10_000, far + 10_000))
         state, now, labels = plan.clamp(job, state, NOON), NOON, []
         for _ in range(3):
             due = plan.next_due(job, state)
@@ -381,7 +381,7 @@ class TestSubject:
     def test_unchanged(self) -> None:
         job = replace(cadence(10), subject=Subject("batches", "ns", "out/batches"))
         assert job.subject is not None
-        state = replace(JobState(), found_digest="sha256:aa")
+        state = JobState()._replace(found_digest="sha256:aa")
         assert plan.unchanged(job, state, self.A)
         assert not plan.unchanged(job, state, self.B)
         assert not plan.unchanged(replace(job, subject=replace(job.subject, reanchor=True)), state, self.A)
@@ -425,7 +425,7 @@ def test_reset_clears_the_wait_but_not_a_hold() -> None:
     job = cadence(10)
     failed = finished(job, NETWORK)
     assert plan.reset(failed, NOON + 1).ready_at == NOON + 1
-    held = replace(failed, held=run_of(job, NOON), ready_at=None)
+    held = failed._replace(held=run_of(job, NOON), ready_at=None)
     assert plan.reset(held, NOON + 1).ready_at is None
 
 

@@ -1,7 +1,6 @@
 """States, decisions and runs as plain JSON values and back; defaults are left out, unknown keys are kept out."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from vmsh_scheduler.domain.decision import Decision, Note, Reason, Verdict
@@ -12,18 +11,15 @@ from vmsh_scheduler.domain.trigger import Next
 
 Json = dict[str, Any]
 
-_PLAIN = tuple(
-    (f.name, f.default) for f in fields(JobState) if f.name not in {"upcoming", "runs", "held", "pause", "result"}
-)
+_NESTED = {"upcoming", "runs", "held", "pause", "result"}
+_FIELDS = JobState._fields
+_FRESH = JobState()
+_PLAIN = tuple(name for name in _FIELDS if name not in _NESTED)
 
 
 def state_to_json(state: JobState) -> Json:
     """Only what differs from a fresh state."""
-    out: Json = {}
-    for name, default in _PLAIN:
-        value = getattr(state, name)
-        if value != default:
-            out[name] = value
+    out: Json = {name: value for name, value, fresh in zip(_FIELDS, state, _FRESH, strict=True) if value != fresh}
     if state.upcoming is not None:
         out["upcoming"] = [state.upcoming.slot, state.upcoming.due]
     if state.runs:
@@ -44,7 +40,7 @@ def state_to_json(state: JobState) -> Json:
 
 def state_from_json(data: Mapping[str, Any]) -> JobState:
     """Raises KeyError, TypeError or ValueError on anything `state_to_json` does not write."""
-    plain = {name: data[name] for name, _ in _PLAIN if name in data}
+    plain = {name: data[name] for name in _PLAIN if name in data}
     upcoming, pause, held = data.get("upcoming"), data.get("pause"), data.get("held")
     return JobState(
         **plain,

@@ -30,21 +30,21 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
     planned anew, and tries its open slot at once under the same key.
 
     `lost`: state existed and could not be read, so wait one whole period instead of firing (decision 18)."""
-    state = replace(state, first_seen=now if state.first_seen is None else state.first_seen)
+    state = state._replace(first_seen=now if state.first_seen is None else state.first_seen)
     if state.revision == job.revision:
         return clamp(job, state, now)
     if lost and isinstance(job.trigger, Interval):
-        return replace(state, revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
+        return state._replace(revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
     ready_at = now if state.slot is not None and state.held is None else state.ready_at
-    after = replace(_known_of(job, state), revision=job.revision, level=0, ready_at=ready_at)
-    return replace(after, upcoming=_planned_anew(job, state, now))
+    after = _known_of(job, state)._replace(revision=job.revision, level=0, ready_at=ready_at)
+    return after._replace(upcoming=_planned_anew(job, state, now))
 
 
 def _known_of(job: Job, state: JobState) -> JobState:
     """What was covered at another target is not covered at this one."""
     if job.subject is None or state.covered_for == job.subject.target:
         return state
-    return replace(state, found_id="", found_digest="", covers="", covered_for=job.subject.target)
+    return state._replace(found_id="", found_digest="", covers="", covered_for=job.subject.target)
 
 
 def lost_slot(job: Job, now: Millis) -> Decision | None:
@@ -69,7 +69,7 @@ def clamp(job: Job, state: JobState, now: Millis) -> JobState:
         ready_at = min(ready_at, now + job.policy.retry.longest())
     if upcoming is not None and isinstance(job.trigger, Interval):
         upcoming = Next(upcoming.slot, min(upcoming.due, now + job.trigger.every))
-    return replace(state, upcoming=upcoming, ready_at=ready_at)
+    return state._replace(upcoming=upcoming, ready_at=ready_at)
 
 
 def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | None:
@@ -99,7 +99,7 @@ def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> S
     refusal = _refusal(job, state, queued=queued)
     if refusal is not None:
         verdict, reason = refusal
-        after = replace(state, upcoming=_beyond(job, state, passed, now))
+        after = state._replace(upcoming=_beyond(job, state, passed, now))
         return Step(after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(after, now, queued))
     return _open_slot(job, state, passed, now)
 
@@ -132,7 +132,7 @@ def _open_slot(job: Job, state: JobState, passed: Passed, now: Millis) -> Step:
         reason = Reason.LIMIT if job.policy.catch_up is CatchUp.ALL else Reason.WINDOW
         decisions.append(_decision(job, state, gone, now, (Verdict.MISSED, reason)))
     if keep == 0:
-        after = replace(state, upcoming=_beyond(job, state, passed, now))
+        after = state._replace(upcoming=_beyond(job, state, passed, now))
         return Step(after, tuple(decisions))
     left = passed.drop_oldest(passed.count - keep)
     if job.policy.catch_up is CatchUp.ALL:
@@ -157,7 +157,7 @@ def _within_window(job: Job, state: JobState, passed: Passed) -> int:
 
 def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ...], upcoming: Next | None) -> Step:
     cause = Cause.CATCH_UP if before else Cause.SCHEDULE
-    opened = reopen(replace(state, upcoming=upcoming), slot, now, cause)
+    opened = reopen(state._replace(upcoming=upcoming), slot, now, cause)
     return Step(opened, before, start=True)
 
 
@@ -193,7 +193,7 @@ def _one_by_one(job: Job, state: JobState, left: Passed, now: Millis) -> Next | 
 def _pause_over(state: JobState, now: Millis) -> JobState:
     if state.pause is None or state.pause.until is None or now < state.pause.until:
         return state
-    return replace(state, pause=None)
+    return state._replace(pause=None)
 
 
 def _decision(job: Job, state: JobState, passed: Passed, now: Millis, why: tuple[Verdict, Reason]) -> Decision:
@@ -231,8 +231,7 @@ def unchanged(job: Job, state: JobState, found: Found) -> bool:
 def begin(state: JobState, run: Run) -> JobState:
     """The intent: `run` is about to start."""
     digest = run.found.digest if run.found else ""
-    return replace(
-        state,
+    return state._replace(
         runs=(*state.runs, run),
         slot=run.slot,
         attempt=run.attempt,
@@ -260,7 +259,7 @@ def fired(job: Job, state: JobState, run: Run, extra: dict[str, object]) -> Deci
 def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[JobState, Decision | None]:
     """The open slot has nothing to run about: closed, up to date, backoff over."""
     slot = state.slot
-    done = replace(_closed(state), newest_slot=_newest(state, slot), level=0)
+    done = _closed(state)._replace(newest_slot=_newest(state, slot), level=0)
     done = _next_after_finish(job, done, now)
     if slot is None or state.fired:
         return done, None
@@ -269,7 +268,7 @@ def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[
 
 def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState:
     """Open `slot`, in place of whatever slot was open."""
-    return replace(_closed(state), slot=slot, ready_at=now, cause=cause.value)
+    return _closed(state)._replace(slot=slot, ready_at=now, cause=cause.value)
 
 
 def manual_slot(state: JobState, now: Millis) -> Millis:
@@ -280,8 +279,8 @@ def manual_slot(state: JobState, now: Millis) -> Millis:
 
 def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     """After a run: counters, the open slot, and when to go on."""
-    state = replace(state, runs=tuple(r for r in state.runs if r.id != run.id), last_finish=now)
-    state = replace(state, last_status=outcome.status.value)
+    runs = tuple(r for r in state.runs if r.id != run.id)
+    state = state._replace(runs=runs, last_finish=now, last_status=outcome.status.value)
     mine = state.slot == run.slot
     match outcome.status:
         case Status.OK | Status.SKIPPED:
@@ -295,8 +294,7 @@ def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -
 def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     took = now - run.started_at
     mean = state.mean_ms + (took - state.mean_ms) / (state.succeeded + 1)
-    state = replace(
-        state,
+    state = state._replace(
         newest_slot=_newest(state, run.slot),
         last_success=now,
         succeeded=state.succeeded + 1,
@@ -305,11 +303,11 @@ def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Milli
         error_class="",
     )
     if outcome.result:
-        state = replace(state, result=outcome.result)
+        state = state._replace(result=outcome.result)
     if run.found is not None:
         state = _covered(job, state, run.found)
     if state.slot == run.slot:
-        state = replace(_closed(state), level=0, held=None)
+        state = _closed(state)._replace(level=0, held=None)
     return _next_after_finish(job, state, now)
 
 
@@ -317,32 +315,31 @@ def _covered(job: Job, state: JobState, found: Found) -> JobState:
     """A run that began before the target was changed covers nothing for the new one."""
     if job.subject is not None and found.target != job.subject.target:
         return state
-    return replace(state, found_id=found.id, found_digest=found.digest, covers=found.covers, covered_for=found.target)
+    return state._replace(found_id=found.id, found_digest=found.digest, covers=found.covers, covered_for=found.target)
 
 
 def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) -> JobState:
     if outcome.code == CANCELLED:
-        return replace(_counted(state, outcome, failed=1), ready_at=now)
+        return _counted(state, outcome, failed=1)._replace(ready_at=now)
     level = state.level + 1
-    bad = replace(_counted(state, outcome, failed=1), level=level)
+    bad = _counted(state, outcome, failed=1)._replace(level=level)
     wait = job.policy.retry.delay(bad.attempt, level, outcome.error or ErrorClass.UNKNOWN)
     if wait is not None:
         extra = jitter(job.policy.retry, f"{job.id}/{bad.slot}", bad.attempt, wait)
-        return replace(bad, ready_at=now + wait + extra)
-    return _next_after_finish(job, replace(_closed(bad), newest_slot=_newest(bad, bad.slot)), now)
+        return bad._replace(ready_at=now + wait + extra)
+    return _next_after_finish(job, _closed(bad)._replace(newest_slot=_newest(bad, bad.slot)), now)
 
 
 def _unseen(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     after = _counted(state, outcome, unknown=1)
     if job.policy.on_unknown is OnUnknown.HOLD:
-        return replace(after, held=run, ready_at=None)
-    return replace(after, ready_at=now)
+        return after._replace(held=run, ready_at=None)
+    return after._replace(ready_at=now)
 
 
 def _counted(state: JobState, outcome: Outcome, *, failed: int = 0, unknown: int = 0) -> JobState:
     error = outcome.error.value if outcome.error else ""
-    return replace(
-        state,
+    return state._replace(
         failed=state.failed + failed,
         unknown=state.unknown + unknown,
         last_error=outcome.message[:500],
@@ -355,13 +352,13 @@ def never_began(state: JobState, run: Run, now: Millis) -> JobState:
     runs = tuple(r for r in state.runs if r.id != run.id)
     started = max(0, state.started - 1)
     if state.slot != run.slot:
-        return replace(state, runs=runs, started=started)
-    return replace(state, runs=runs, started=started, attempt=max(0, state.attempt - 1), ready_at=now)
+        return state._replace(runs=runs, started=started)
+    return state._replace(runs=runs, started=started, attempt=max(0, state.attempt - 1), ready_at=now)
 
 
 def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:
     """A person says what became of the held run: ok | failed | retry."""
-    held, free = state.held, replace(state, held=None)
+    held, free = state.held, state._replace(held=None)
     if held is None:
         return state
     match verdict:
@@ -371,13 +368,13 @@ def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:
             failed = Outcome(Status.FAILED, ErrorClass.UNKNOWN, "resolved", "resolved as failed")
             return _tried_and_failed(job, free, failed, now)
         case _:
-            return replace(free, ready_at=now)
+            return free._replace(ready_at=now)
 
 
 def reset(state: JobState, now: Millis) -> JobState:
     """Clear the backoff: the open slot may be tried at once."""
     ready = now if state.slot is not None and state.held is None else state.ready_at
-    return replace(state, level=0, ready_at=ready, last_error="", error_class="")
+    return state._replace(level=0, ready_at=ready, last_error="", error_class="")
 
 
 def _is_fixed_delay(job: Job) -> bool:
@@ -385,7 +382,7 @@ def _is_fixed_delay(job: Job) -> bool:
 
 
 def _closed(state: JobState) -> JobState:
-    return replace(state, slot=None, ready_at=None, attempt=0, cause="", fired=False, open_digest="")
+    return state._replace(slot=None, ready_at=None, attempt=0, cause="", fired=False, open_digest="")
 
 
 def _newest(state: JobState, slot: Millis | None) -> Millis | None:
@@ -396,5 +393,5 @@ def _newest(state: JobState, slot: Millis | None) -> Millis | None:
 def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
     """Fixed-delay jobs learn their next slot only when a slot is closed; grids have it already."""
     if _is_fixed_delay(job) and state.slot is None:
-        return replace(state, upcoming=job.trigger.following(state.newest_slot, now))
+        return state._replace(upcoming=job.trigger.following(state.newest_slot, now))
     return state

@@ -1,6 +1,5 @@
 """What a person may do to a job: run it now, hold it, let it go, say what became of it."""
 
-from dataclasses import replace
 from shlex import quote
 
 from vmsh_scheduler.domain import plan
@@ -31,7 +30,7 @@ class Control:
             raise Usage(f"{job_id} is running already", hint="wait for it")
         if state.slot is None:
             state = plan.reopen(state, plan.manual_slot(state, now), now, Cause.MANUAL)
-        state = replace(state, ready_at=now)
+        state = state._replace(ready_at=now)
         await self._write(job, state, Note("trigger", now, job_id, {"by": by, "slot": state.slot}))
         return state.slot or now
 
@@ -42,12 +41,12 @@ class Control:
             raise Usage("the end of the pause is in the past", hint="give a later --until")
         pause = Pause(now, until, note[:500], by[:120])
         details: dict[str, object] = {"by": by, "until": until, "note": note[:500]}
-        await self._write(job, replace(state, pause=pause), Note("pause", now, job_id, details))
+        await self._write(job, state._replace(pause=pause), Note("pause", now, job_id, details))
 
     async def resume(self, job_id: str, *, by: str) -> None:
         """Slots fire again; what passed meanwhile was journaled as skipped."""
         job, state, now = self._job(job_id)
-        await self._write(job, replace(state, pause=None), Note("resume", now, job_id, {"by": by}))
+        await self._write(job, state._replace(pause=None), Note("resume", now, job_id, {"by": by}))
 
     async def reset(self, job_id: str, *, by: str) -> None:
         """Forget the backoff of one job; its open slot is tried at once."""

@@ -15,7 +15,7 @@ IDS = st.text(min_size=1, max_size=12) | st.sampled_from(
     ["dao:x/fast", "dao:x/cold", "_agents/u/a", "a/b/c", "/x", "x/", "_"]
 )
 STATES = st.builds(
-    JobState,
+    lambda **known: JobState(**known),
     level=st.integers(0, 99),
     last_success=st.none() | st.integers(0, 2**50),
     last_error=st.text(max_size=20),

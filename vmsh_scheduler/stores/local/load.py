@@ -1,7 +1,7 @@
 """State as found on disk: snapshot and logs, the previous snapshot, or what is left. Reading only."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -155,16 +155,16 @@ def _newer(old: JobState | None, logged: JobState) -> JobState:
     """The original ran again after us and wrote its own file: its later success counts."""
     if old is None or (old.last_success or 0) <= (logged.last_success or 0):
         return logged
-    return replace(
-        logged, last_success=old.last_success, newest_slot=max(old.newest_slot or 0, logged.newest_slot or 0)
+    return logged._replace(
+        last_success=old.last_success, newest_slot=max(old.newest_slot or 0, logged.newest_slot or 0)
     )
 
 
 def _unplanned(state: JobState) -> JobState:
     """What the log alone says about a job holds (open runs, newest slot), but not that it is due."""
     if state.runs:
-        return replace(state, revision="", upcoming=None)
-    return replace(state, revision="", upcoming=None, slot=None, ready_at=None, attempt=0)
+        return state._replace(revision="", upcoming=None)
+    return state._replace(revision="", upcoming=None, slot=None, ready_at=None, attempt=0)
 
 
 def _evidence(directory: StateDirectory) -> list[str]:
