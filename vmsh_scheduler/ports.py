@@ -90,9 +90,9 @@ class States(Protocol):
 
     def all(self) -> Mapping[str, JobState]: ...
 
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         """`get` shows the new states before this first yields to the loop; it returns with the acknowledgement
-        (on disk; `durable=False`: handed to the kernel).
+        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel).
 
         Raises StateWriteFailed: nothing of it may be acknowledged, `get` shows the last acknowledged states again,
         and every change applied after it fails too."""

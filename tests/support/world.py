@@ -116,10 +116,10 @@ class FailingStates(MemoryStates):
 
     full = False
 
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         if self.full:
             raise StateWriteFailed("no space left on device")
-        await super().apply(changes, durable=durable)
+        await super().apply(changes, durable=durable, soon=soon)
 
 
 class World:

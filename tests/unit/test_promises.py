@@ -22,7 +22,7 @@ from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.domain.run import Cause, Execution, Found, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import Exit, SchedulerError
-from vmsh_scheduler.executors.environment import environment as environment_of
+from vmsh_scheduler.executors.environment import facts_of, lasting
 from vmsh_scheduler.observe.metrics import _EXPECTED_DECISIONS, Extra, Metrics
 from vmsh_scheduler.settings import LOCAL_COMMAND, SettingsFile
 from vmsh_scheduler.sources.documents import (
@@ -212,7 +212,7 @@ def test_no_variable_is_read_behind_the_table() -> None:
 def test_what_commands_are_told() -> None:
     found = Found("b1", "sha256:" + "0" * 64, details={"file": "/out/b1.json"})
     job = cadence()
-    env = environment_of({}, {}, Command(("true",)), job, replace(run_of(job, NOON), found=found))
+    env = lasting({}, {}, Command(("true",)), job) | facts_of(replace(run_of(job, NOON), found=found))
     assert env.keys() == TOLD_TO_COMMANDS
 
 

@@ -1,5 +1,6 @@
 """The jobs and their states as the engine works on them, and the one way a change is written."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Agenda, Change, Clock, Observer, States
 
 WRITE_RETRY: Millis = SECOND
+BOOKS_WAIT_S = 0.5
+"""The longest that the books of ended runs wait for a herd to be started."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +25,7 @@ class Release:
     job: Job
     state: JobState
     started: bool = False
-    """It has its permit; what it is about is being looked up."""
+    """It has its permit or waits for its lane only."""
 
 
 class Board:
@@ -36,18 +39,27 @@ class Board:
         self.observer = observer
         self.jobs: dict[str, Job] = {}
         self.waiting: dict[str, Release] = {}
+        self._in_line: set[str] = set()
+        """Those of `waiting` that have no permit yet."""
         self.write_error = ""
+        self.wakeup = asyncio.Event()
+        self.asleep_until: Millis = 0
+        """When the engine looks again by itself; whatever is due before has to wake it."""
+        self._calm = asyncio.Event()
+        self._books: asyncio.TimerHandle | None = None
         self.patient = True
         """False: an outcome that cannot be written is left to the next start, which finds its run open."""
+        self.herding = True
+        """False: nothing starts any more, so the books need not wait."""
 
     def state(self, job_id: str) -> JobState:
         release = self.waiting.get(job_id)
         return release.state if release is not None else self.states.get(job_id) or JobState()
 
-    async def commit(self, changes: Sequence[Change], *, durable: bool = True) -> bool:
+    async def commit(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> bool:
         """Apply at once, return when acknowledged; False = not written, nothing of it may be shown."""
         try:
-            await self.states.apply(changes, durable=durable)
+            await self.states.apply(changes, durable=durable, soon=soon)
         except StateWriteFailed as error:
             self._failed(str(error))
             return False
@@ -63,6 +75,8 @@ class Board:
         due = plan.next_due(job, self.state(job_id), queued=job_id in self.waiting)
         if due is not None:
             await self.agenda.schedule(job_id, due)
+            if due < self.asleep_until:
+                self.wakeup.set()
 
     async def postpone(self, job_id: str) -> None:
         """Nothing can be written now: look again a little later."""
@@ -71,7 +85,34 @@ class Board:
     async def release(self, job: Job, state: JobState) -> None:
         """The open slot of `job` waits for a permit from now on."""
         self.waiting[job.id] = Release(job, state)
+        self._in_line.add(job.id)
         await self.agenda.release(job.id, state.slot or 0, job.policy.priority)
+
+    def start(self, release: Release) -> None:
+        """It has its permit, or waits for its lane from now on."""
+        release.started = True
+        self._left_line(release.job.id)
+
+    def _left_line(self, job_id: str) -> None:
+        self._in_line.discard(job_id)
+        if not self._in_line:
+            self.keep_books()
+
+    async def calm(self) -> None:
+        """Starts come before books: while slots wait for a permit, what has ended waits a little."""
+        if not self._in_line or not self.herding:
+            return
+        if self._books is None:
+            self._calm.clear()
+            self._books = asyncio.get_running_loop().call_later(BOOKS_WAIT_S, self.keep_books)
+        await self._calm.wait()
+
+    def keep_books(self) -> None:
+        """Whoever waits in `calm` goes on."""
+        if self._books is not None:
+            self._books.cancel()
+            self._books = None
+            self._calm.set()
 
     def waits(self, release: "Release") -> bool:
         """False: it was withdrawn, and perhaps another release of the same job waits by now."""
@@ -89,6 +130,7 @@ class Board:
         await self.agenda.cancel(job_id)
         await self.agenda.ack(job_id)
         self.waiting.pop(job_id, None)
+        self._left_line(job_id)
 
     def _failed(self, error: str) -> None:
         self.write_error = error

@@ -34,6 +34,20 @@ class Identity:
     config_hash: str = ""
 
 
+class Permit:
+    """The right to have one process running; given back once, as soon as it has ended."""
+
+    __slots__ = ("_back",)
+
+    def __init__(self, back: Callable[[], None]) -> None:
+        self._back: Callable[[], None] | None = back
+
+    def give_back(self) -> None:
+        back, self._back = self._back, None
+        if back is not None:
+            back()
+
+
 class Carrier:
     """Carries runs out. Every write comes before what it allows: intent before start, outcome before word."""
 
@@ -46,9 +60,9 @@ class Carrier:
         self.identity = identity
         self._count = 0
 
-    async def carry(self, release: Release) -> None:
-        """The release has a permit: run its slot once, or say why there is nothing to run. Withdrawn meanwhile
-        (paused, reloaded): nothing happens, and whoever withdrew it has decided anew."""
+    async def carry(self, release: Release, permit: Permit) -> None:
+        """Run the release's slot once, or say why there is nothing to run. Withdrawn meanwhile (paused, reloaded):
+        nothing happens, and whoever withdrew it has decided anew."""
         job = release.job
         executor = self.executors.get(type(job.action))
         if executor is None:
@@ -60,7 +74,7 @@ class Carrier:
             return
         run = await self._begin(release, looked)
         if run is not None:
-            await self._execute(job, run, executor)
+            await self._execute(job, run, executor, permit)
 
     async def _look(self, release: Release) -> Found | Nothing | None:
         """What the run is about; None: about nothing in particular."""
@@ -72,7 +86,7 @@ class Carrier:
             return found
         if plan.unchanged(job, release.state, found):
             return Nothing(Reason.UNCHANGED.value)
-        return replace(found, target=job.subject.target)
+        return found if found.target else replace(found, target=job.subject.target)
 
     async def recover(self, job: Job, run: Run, running: Callable[[], None]) -> None:
         """Find out what became of a run that was open when the last daemon died, and settle it (decision 9).
@@ -157,22 +171,28 @@ class Carrier:
             inputs["supersedes"] = superseded.details["slot"]
         return inputs
 
-    async def _execute(self, job: Job, run: Run, executor: Executor) -> None:
+    async def _execute(self, job: Job, run: Run, executor: Executor, permit: Permit) -> None:
+        """While the outcome waits for the disk, somebody else's process may run."""
         outcome = await executor.run(job, run)
+        ended = self.board.clock.now()
+        permit.give_back()
+        await self.board.calm()
         if outcome.code == RESOURCES:
             await self._never_began(job, run, wait=SECOND)
         else:
-            await self._settle(job, run, outcome, executor)
+            await self._settle(job, run, outcome, executor, ended)
 
-    async def _settle(self, job: Job, run: Run, outcome: Outcome, executor: Executor) -> None:
+    async def _settle(
+        self, job: Job, run: Run, outcome: Outcome, executor: Executor, ended: Millis | None = None
+    ) -> None:
         """Written first, said afterwards; a disk that refuses is asked again until it takes it, or nobody waits."""
+        now = self.board.clock.now() if ended is None else ended
         while True:
             job = self.board.jobs.get(job.id, job)
-            now = self.board.clock.now()
             state = plan.settle(job, self.board.state(job.id), run, outcome, now)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
             execution = Execution(run, outcome, now, self.identity.worker, delay)
-            if await self._commit_over(job, Change(job.id, state, execution=execution)):
+            if await self._commit_over(job, Change(job.id, state, execution=execution), soon=True):
                 break
             if not self.board.patient:
                 return
@@ -196,13 +216,13 @@ class Carrier:
             executor.forget(run)
         await self.board.reschedule(job.id)
 
-    async def _commit_over(self, job: Job, change: Change) -> bool:
+    async def _commit_over(self, job: Job, change: Change, *, soon: bool = False) -> bool:
         """Commit a change computed from the newest state, opened slot included."""
         release = self.board.waiting.get(job.id)
         if release is None or change.state is None:
-            return await self.board.commit([change])
+            return await self.board.commit([change], soon=soon)
         before, release.state = release.state, change.state
-        if await self.board.commit([change]):
+        if await self.board.commit([change], soon=soon):
             return True
         release.state = before
         return False

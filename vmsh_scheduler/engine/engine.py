@@ -1,6 +1,7 @@
 """One engine, three ways in: `tick` once, `run` until told to stop, and whoever calls `tick` from outside."""
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.board import Board, Release
-from vmsh_scheduler.engine.carry import Carrier, Identity
+from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
 from vmsh_scheduler.engine.upkeep import forgotten
 from vmsh_scheduler.ports import Agenda, Change, Clock, Executor, Observer, States, Subjects
@@ -62,11 +63,15 @@ class Engine:
         self.clock = clock
         self.observer = observer
         self.bounds = bounds
-        self.wakeup = asyncio.Event()
+        self.wakeup = self.board.wakeup
         self.last_tick: Millis = 0
         self.stopping = False
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._permits = bounds.concurrency
+        self._in_turn: deque[Release] = deque()
+        """Their lane is free; they wait for a permit before all others."""
+        self._progress = asyncio.Event()
         self._inherited = {run.id for state in stores.states.all().values() for run in state.runs}
         self._fault: BaseException | None = None
         self._skew = clock.now() - clock.elapsed()
@@ -147,7 +152,10 @@ class Engine:
 
         self._inherited.discard(run.id)
         self._lanes.occupy(job.lane, job.id)
-        self._task(self.carrier.recover(job, run, seen), job).add_done_callback(lambda _: seen())
+        self._permits -= 1
+        task = self._task(self.carrier.recover(job, run, seen), job)
+        task.add_done_callback(lambda _: seen())
+        task.add_done_callback(lambda _: self._freed())
         return known
 
     def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
@@ -172,7 +180,8 @@ class Engine:
             await self.tick()
             if stop.is_set():
                 break
-            await self.clock.sleep_until(await self._next_look(), self.wakeup)
+            self.board.asleep_until = await self._next_look()
+            await self.clock.sleep_until(self.board.asleep_until, self.wakeup)
 
     async def _next_look(self) -> Millis:
         """When the next job is due, at most a nap from now; a clock that is not set is only waited for."""
@@ -197,12 +206,13 @@ class Engine:
         """Wait until nothing runs, and nothing that was due at the last tick is left to start (one-shot ticks)."""
         horizon = self.last_tick
         while self._tasks:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._progress.wait()
+            self._progress.clear()
             await self._decide_all(horizon)
 
     async def drain(self, limit: Millis) -> bool:
         """Start nothing more, wait for what runs up to `limit`, then hurry; True = nothing had to be hurried."""
-        self.stopping = True
+        self._stop_starting()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit / SECOND)
         if not self._tasks:
@@ -219,8 +229,13 @@ class Engine:
 
     def halt(self) -> None:
         """Start nothing more, end every run (TERM, grace, KILL): one-shot ticks that are told to stop."""
-        self.stopping = True
+        self._stop_starting()
         self.hurry()
+
+    def _stop_starting(self) -> None:
+        self.stopping = True
+        self.board.herding = False
+        self.board.keep_books()
 
     def wake(self) -> None:
         self.wakeup.set()
@@ -269,11 +284,12 @@ class Engine:
 
     async def _pump(self) -> int:
         """Give free permits to what is ready."""
-        free = self.bounds.concurrency - len(self._tasks)
-        if free <= 0 or self.stopping:
-            return 0
         started = 0
-        for job_id in await self.board.agenda.claim(free):
+        while self._in_turn and self._permits > 0 and not self.stopping:
+            started += self._start(self._in_turn.popleft())
+        if self._permits <= 0 or self.stopping:
+            return started
+        for job_id in await self.board.agenda.claim(self._permits):
             release = self.board.waiting.get(job_id)
             if release is None or release.started:
                 await self.board.agenda.ack(job_id)
@@ -282,11 +298,20 @@ class Engine:
         return started
 
     def _start(self, release: Release) -> int:
-        release.started = True
+        self.board.start(release)
         if not self._lanes.enter(release):
             return 0
-        self._task(self.carrier.carry(release), release.job)
+        self._permits -= 1
+        permit = Permit(self._freed)
+        task = self._task(self.carrier.carry(release, permit), release.job)
+        task.add_done_callback(lambda _: permit.give_back())
         return 1
+
+    def _freed(self) -> None:
+        self._permits += 1
+        self._progress.set()
+        if self.board.waiting:
+            self.wakeup.set()
 
     def _task(self, work: Coroutine[None, None, None], job: Job) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -295,14 +320,16 @@ class Engine:
         return task
 
     def _over(self, task: asyncio.Task[None], job: Job) -> None:
-        """A permit and a lane are free again. An exception here is a defect of ours: the engine stops loudly."""
+        """A lane is free again. An exception here is a defect of ours: the engine stops loudly."""
         self._tasks.discard(task)
         following = self._lanes.leave(job.lane, job.id, self.board.waits)
-        if following is not None and not self.stopping:
-            self._start(following)
+        if following is not None:
+            self._in_turn.append(following)
         if not task.cancelled() and task.exception() is not None:
             self._fault = task.exception()
-        self.wakeup.set()
+        self._progress.set()
+        if self.board.waiting or self._fault is not None:
+            self.wakeup.set()
 
     async def _notice_clock_step(self, now: Millis) -> None:
         """The wall clock moved against elapsed time: plan every job anew within its own period (decision 2)."""

@@ -15,7 +15,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.errors import Unavailable
-from vmsh_scheduler.executors.environment import environment, inherited, stdin_json
+from vmsh_scheduler.executors.environment import facts_of, inherited, lasting, stdin_json
 from vmsh_scheduler.executors.group import Groups
 from vmsh_scheduler.executors.outcomes import Ended, Mask, outcome_of, refused
 from vmsh_scheduler.executors.outputs import Punch, Trimmer, punch_hole
@@ -27,6 +27,8 @@ from vmsh_scheduler.executors.spawn import NotStarted, Program, Spawner, locate
 from vmsh_scheduler.ports import Clock
 
 PROBE_LIMIT: Millis = 30 * SECOND
+_KNOWN = 4096
+"""Jobs whose environment is kept ready."""
 
 
 class CommandExecutor:
@@ -48,6 +50,7 @@ class CommandExecutor:
         self._clock = clock
         self._environ = environ
         self._base = inherited(environ)
+        self._known: dict[str, tuple[Job, dict[str, str]]] = {}
         self._boot_id = boot_id
         self._mask = mask
         self._piped = PipedRuns(self._groups, self._spawner)
@@ -81,8 +84,7 @@ class CommandExecutor:
         if not command.probe:
             return None
         try:
-            program = self._program(job, run, command.probe)
-            payload = stdin_json(command, run)
+            program, payload = self._prepared(job, run, command.probe)
             limit = min(PROBE_LIMIT, job.policy.timeout)
             end = await self._piped.run(program, command, payload, run, limit)
         except NotStarted:
@@ -104,20 +106,29 @@ class CommandExecutor:
         return reap_orphans(self._groups.pids())
 
     def close(self) -> None:
-        """Give back the one descriptor that is held between runs."""
+        """Give back the descriptors that are held between runs."""
         self._spawner.close()
+        self._groups.close()
 
     async def _run(self, job: Job, run: Run, command: Command) -> Ended:
-        program = self._program(job, run, command.argv)
-        payload = stdin_json(command, run)
+        program, payload = self._prepared(job, run, command.argv)
         if job.policy.crash_exact:
             return await self._recorded.run(job, run, command, program, payload)
         return await self._piped.run(program, command, payload, run, job.policy.timeout)
 
-    def _program(self, job: Job, run: Run, argv: tuple[str, ...]) -> Program:
-        command = _command(job)
-        env = environment(self._base, self._environ, command, job, run)
-        return locate(argv, env, command.cwd)
+    def _prepared(self, job: Job, run: Run, argv: tuple[str, ...]) -> tuple[Program, bytes]:
+        """What to execute and what it finds on its stdin."""
+        command, facts = _command(job), facts_of(run)
+        env = {**self._lasting(job, command), **facts}
+        return locate(argv, env, command.cwd), stdin_json(command, run, facts)
+
+    def _lasting(self, job: Job, command: Command) -> Mapping[str, str]:
+        known = self._known.get(job.id)
+        if known is None or known[0] is not job:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            known = self._known[job.id] = job, lasting(self._base, self._environ, command, job)
+        return known[1]
 
 
 def _command(job: Job) -> Command:

@@ -35,10 +35,8 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def environment(
-    base: Mapping[str, str], environ: Mapping[str, str], command: Command, job: Job, run: Run
-) -> dict[str, str]:
-    """`base` < pass_env < the command's env < the facts of the run."""
+def lasting(base: Mapping[str, str], environ: Mapping[str, str], command: Command, job: Job) -> dict[str, str]:
+    """What all runs of a job are told alike: `base` < pass_env < the job's labels < the command's env."""
     env = dict(base)
     for name in command.pass_env:
         if name in environ:
@@ -47,11 +45,11 @@ def environment(
         if label in job.labels:
             env[name] = job.labels[label]
     env.update(command.env)
-    env.update(_facts(run))
     return env
 
 
-def _facts(run: Run) -> dict[str, str]:
+def facts_of(run: Run) -> dict[str, str]:
+    """What only this run is told; wins over everything."""
     facts = {
         "VMSH_RUN_ID": run.id,
         "VMSH_IDEMPOTENCY_KEY": run.key,
@@ -70,19 +68,19 @@ def _facts(run: Run) -> dict[str, str]:
     return facts
 
 
-def stdin_json(command: Command, run: Run) -> bytes:
-    """One line of ASCII; the facts of the run win over the payload's keys."""
+def stdin_json(command: Command, run: Run, facts: Mapping[str, str]) -> bytes:
+    """One line of ASCII; the facts of the run (`facts_of`) win over the payload's keys."""
     document: dict[str, object] = {
         **command.payload,
         "job": run.job_id,
         "run_id": run.id,
         "idempotency_key": run.key,
-        "slot": rfc3339(run.slot),
+        "slot": facts["VMSH_SLOT"],
         "slot_ms": run.slot,
         "attempt": run.attempt,
         "cause": run.cause.value,
         "fence": run.fence,
-        "deadline": rfc3339(run.deadline),
+        "deadline": facts["VMSH_DEADLINE"],
         "previous_outcome": run.previous,
     }
     if run.found is not None:

@@ -3,12 +3,53 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
+from collections.abc import Callable
 from enum import Enum
 
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.executors.processes import kill_all, members
 from vmsh_scheduler.executors.spawn import not_started
+
+
+class Exits:
+    """One epoll for the pidfds of all groups: a system call each, where a reader of the loop's costs ten times that."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._closing = False
+
+    def watch(self, pidfd: int, ended: Callable[[], None]) -> None:
+        """Call `ended` once, when the process has ended. Raises OSError."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        self._epoll.register(pidfd, select.EPOLLIN)
+        self._waiting[pidfd] = ended
+
+    def forget(self, pidfd: int) -> None:
+        if self._waiting.pop(pidfd, None) is not None:
+            self._epoll.unregister(pidfd)
+            if self._closing:
+                self.close()
+
+    def close(self) -> None:
+        """Once the last process that is watched has ended."""
+        self._closing = True
+        if self._waiting or self._epoll.closed:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        for pidfd, _ in self._epoll.poll(0):
+            ended = self._waiting[pidfd]
+            self.forget(pidfd)
+            ended()
 
 
 class Stop(Enum):
@@ -21,11 +62,12 @@ class Stop(Enum):
 class Group:
     """A session that we started (`ours`) or that an earlier daemon started; its leader is `pid`."""
 
-    __slots__ = ("_exited", "_grace_s", "_loop", "_pidfd", "_timer", "killed", "ours", "pid", "stopped")
+    __slots__ = ("_exited", "_exits", "_grace_s", "_loop", "_pidfd", "_timer", "killed", "ours", "pid", "stopped")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, *, grace_ms: int, ours: bool = True
-    ) -> None:
+    def __init__(self, exits: Exits, pid: int, pidfd: int, *, grace_ms: int, ours: bool = True) -> None:
+        """Raises OSError, `pidfd` still open, when it cannot be watched."""
+        exits.watch(pidfd, self._on_exit)
+        loop = asyncio.get_running_loop()
         self.pid = pid
         self.stopped: Stop | None = None
         self.killed = False
@@ -35,7 +77,7 @@ class Group:
         self.ours = ours
         self._timer: asyncio.TimerHandle | None = None
         self._exited = loop.create_future()
-        loop.add_reader(pidfd, self._on_exit)
+        self._exits = exits
 
     async def wait(self, timeout_ms: int) -> None:
         """Return when the leader has ended, by itself or by us; its pid stays reserved until `finish`."""
@@ -74,7 +116,7 @@ class Group:
     def _let_go(self) -> None:
         """An adopted run goes on without us, as it did before: the next start finds it again."""
         self._cancel_timer()
-        self._loop.remove_reader(self._pidfd)
+        self._exits.forget(self._pidfd)
         os.close(self._pidfd)
 
     async def _cancelled(self) -> None:
@@ -99,7 +141,6 @@ class Group:
         return ("killed",) if self.killed else ()
 
     def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
         if not self._exited.done():
             self._exited.set_result(None)
 
@@ -125,6 +166,7 @@ class Groups:
 
     def __init__(self) -> None:
         self._live: set[Group] = set()
+        self._exits = Exits()
 
     def watch(self, pid: int, grace: Millis) -> Group:
         """A child just spawned. Raises NotStarted, the child being dead and reaped, when it cannot be watched."""
@@ -155,10 +197,18 @@ class Groups:
         for group in tuple(self._live):
             group.stop(Stop.HURRY)
 
+    def close(self) -> None:
+        """Give back the descriptor that is held between runs."""
+        self._exits.close()
+
     def pids(self) -> frozenset[int]:
         return frozenset(group.pid for group in self._live)
 
     def _add(self, pid: int, pidfd: int, grace: Millis, *, ours: bool) -> Group:
-        group = Group(asyncio.get_running_loop(), pid, pidfd, grace_ms=grace, ours=ours)
+        try:
+            group = Group(self._exits, pid, pidfd, grace_ms=grace, ours=ours)
+        except OSError:
+            os.close(pidfd)
+            raise
         self._live.add(group)
         return group

@@ -67,6 +67,8 @@ def with_secrets(mask: Mask, command: Command) -> Mask:
 
 def outcome_of(end: Ended, command: Command, timeout_ms: int, mask: Mask) -> Outcome:
     """The one place where an end becomes a status, a class and words."""
+    if end.exit_code == 0 and end.stopped is not Stop.TIMEOUT and not end.out.total and not end.err.total:
+        return Outcome(Status.OK, None, "exit", "", 0, flags=end.flags)
     mask = with_secrets(mask, command)
     flags = end.flags + (("truncated",) if end.out.truncated or end.err.truncated else ())
     output = _masked(combined(end.out, end.err), mask)

@@ -44,9 +44,12 @@ class LogObserver:
             case Finished():
                 self._finished(event)
             case Decided():
-                self._decided(event.job, event.decision)
+                if event.decision.verdict is Verdict.MISSED or self._logger.isEnabledFor(logging.DEBUG):
+                    self._decided(event.job, event.decision)
             case Started():
-                self._say(logging.DEBUG, "run started", **_subject(event.job, event.run), delay_ms=event.start_delay)
+                if self._logger.isEnabledFor(logging.DEBUG):
+                    facts = _subject(event.job, event.run)
+                    self._say(logging.DEBUG, "run started", **facts, delay_ms=event.start_delay)
             case Ticked():
                 self._flush()
             case _:

@@ -53,7 +53,9 @@ class LogOptions:
 
 def say(logger: logging.Logger, level: int, msg: str, /, **fields: object) -> None:
     """One event with its fields; `msg` is a fixed event name, never built from data."""
-    logger.log(level, msg, extra={"fields": fields})
+    if logger.isEnabledFor(level):
+        # not logger.log: it would walk the stack for the caller's line, which no line of ours shows
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, msg, (), None, extra={"fields": fields}))
 
 
 def under_journald(environ: Mapping[str, str], fd: int) -> bool:
@@ -150,6 +152,7 @@ class JsonLines(logging.Formatter):
     def __init__(self, redactor: Redactor, version: str, *, journald: bool) -> None:
         super().__init__()
         self._mask = redactor.mask
+        self._suspects = redactor.suspects
         self._version = version
         self._journald = journald
 
@@ -160,13 +163,28 @@ class JsonLines(logging.Formatter):
             "time": _iso(record.created),
             "service": SERVICE,
             "version": self._version,
-            "msg": _text(record.getMessage(), self._mask),
+            "msg": record.getMessage(),
         }
-        fields = {name: _value(value, self._mask) for name, value in _fields(record, self).items()}
-        line = json.dumps({**fields, **base} if base.keys() & fields.keys() else {**base, **fields})
+        fields = _fields(record, self)
+        line = self._harmless(base, fields)
+        if line is None:
+            base["msg"] = _text(base["msg"], self._mask)
+            line = _joined(base, {name: _value(value, self._mask) for name, value in fields.items()})
         # DEL is the one control character that JSON leaves as it is.
         line = line.replace("\x7f", "\\u007f")
         return f"<{_PRIORITIES[word]}>{line}" if self._journald else line
+
+    def _harmless(self, base: Mapping[str, str], fields: Mapping[str, object]) -> str | None:
+        """The line as it is when it is short and holds nothing to mask, which is cheaper to see of the whole."""
+        try:
+            line = _joined(base, fields)
+        except (TypeError, ValueError, RecursionError):
+            return None
+        return line if len(line) <= FIELD_LIMIT and not self._suspects(line) else None
+
+
+def _joined(base: Mapping[str, str], fields: Mapping[str, object]) -> str:
+    return json.dumps({**fields, **base} if base.keys() & fields.keys() else {**base, **fields})
 
 
 class ConsoleLines(logging.Formatter):

@@ -17,9 +17,14 @@ Document = dict[str, object]
 Tool = Callable[[str, Document], Awaitable[Mapping[str, object]]]
 """Runs `python -m vmsh_scheduler.anchors VERB` with a document on stdin; its last line of stdout."""
 
+Choice = tuple[Subject, str]
+"""What decides what is found in a listing: the subject, and what the job's last success covered."""
+
 _NAMED = 20
 """Batch ids listed in a run's details."""
 _TOLD = 10_000
+_CHOSEN = 20_000
+"""Remembered choices of one listing."""
 
 
 class ToolFailed(Exception):
@@ -38,6 +43,8 @@ class _Directory:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: dict[str, Signature] = field(default_factory=dict)
     """Bad files that were reported, in the state they were in."""
+    chosen: dict[Choice, Found] = field(default_factory=dict)
+    """What was found in the present listing."""
 
 
 class BatchSubjects:
@@ -59,9 +66,12 @@ class BatchSubjects:
             if subject.kind == "seal":
                 await self._seal(subject)
             step = "batches_unreadable"
-            listing = await self._listing(subject.directory)
+            place = await self._place(subject.directory)
+            known = place.chosen.get((subject, state.covers))
+            if known is not None:
+                return known
             step = "combine_failed"
-            return await self._choose(subject, state, listing)
+            return await self._choose(subject, state, place)
         except Exception as error:  # a seam that must not raise: whatever it was becomes the run's reason
             return Nothing(step, _said(error), failed=True)
 
@@ -80,7 +90,8 @@ class BatchSubjects:
             raise ToolFailed(str(result.get("message") or f"{verb} gave no result"))
         return result
 
-    async def _choose(self, subject: Subject, state: JobState, listing: Listing) -> Found | Nothing:
+    async def _choose(self, subject: Subject, state: JobState, place: _Directory) -> Found | Nothing:
+        listing = place.listing
         tags = (subject.namespace,) if subject.kind == "seal" else (subject.namespace, "")
         newest = listing.newest(tags)
         if newest is None:
@@ -92,7 +103,10 @@ class BatchSubjects:
         covers = str(listing.covered(tags, done))
         if len(pending) > 1:
             return await self._combined(subject, pending, covers)
-        return _found(subject, pending[0] if pending else newest, covers)
+        found = _found(subject, pending[0] if pending else newest, covers)
+        if done.horizon is not None and len(place.chosen) < _CHOSEN:
+            place.chosen[subject, state.covers] = found
+        return found
 
     async def _combined(self, subject: Subject, pending: list[Seen], covers: str) -> Found:
         batches = [seen.what for seen in pending if isinstance(seen.what, Batch)]
@@ -107,24 +121,25 @@ class BatchSubjects:
             raise ToolFailed("combine gave no batch")
         named = [batch.id for batch in batches[-_NAMED:]]
         details = {"file": file, "count": sum(batch.count for batch in batches), "batches": named}
-        return Found(str(identity), str(root), covers, {**details, "pending": len(batches)})
+        return Found(str(identity), str(root), covers, {**details, "pending": len(batches)}, subject.target)
 
-    async def _listing(self, directory: str) -> Listing:
-        """The shared listing if nothing changed (a few stats), else one scan in a thread for all who wait."""
+    async def _place(self, directory: str) -> _Directory:
+        """With its shared listing if nothing changed (a few stats), else one scan in a thread for all who wait."""
         place = self._directories.setdefault(directory, _Directory(Path(directory)))
         if place.listing.fresh(place.path):
-            return place.listing
+            return place
         seen = place.begun
         async with place.lock:
             # a scan that began after this call saw whatever we were to see
             if place.done > seen or place.listing.fresh(place.path):
-                return place.listing
+                return place
             place.begun += 1
             now = self._clock.now()
             place.listing = await asyncio.to_thread(scan, place.path, place.listing, now)
+            place.chosen.clear()
             place.done = place.begun
             self._tell(place)
-            return place.listing
+            return place
 
     def _tell(self, place: _Directory) -> None:
         """Each bad file once for each state it is in."""
@@ -145,7 +160,8 @@ def _found(subject: Subject, seen: Seen, covers: str) -> Found:
     if not isinstance(batch, Batch):
         raise ToolFailed(f"{batch.name} is no batch")
     file = str(Path(subject.directory) / f"{batch.id}.json")
-    return Found(batch.id, batch.root, covers, {"file": file, "count": batch.count, "batches": [batch.id]})
+    details = {"file": file, "count": batch.count, "batches": [batch.id]}
+    return Found(batch.id, batch.root, covers, details, subject.target)
 
 
 def _covers(state: JobState) -> Covers:

@@ -66,7 +66,7 @@ class MemoryStates:
     def all(self) -> Mapping[str, JobState]:
         return dict(self._states)
 
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         for change in changes:
             if change.state is None:
                 self._states.pop(change.job_id, None)

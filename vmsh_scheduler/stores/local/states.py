@@ -23,17 +23,18 @@ Synced = Callable[[Position], None]
 """Told how far the log is on disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """Applied in memory, not acknowledged yet."""
+@dataclass(slots=True)
+class _Doubt:
+    """A job with changes that are not acknowledged yet: how many, and the newest state that is."""
 
-    job_id: str
+    changes: int
     state: JobState | None
-    text: str
+    number: int
+    """Of the change that made `state`."""
 
 
 class LocalStates:
-    """Memory shows the newest state at once; what disk and snapshot hold is what was acknowledged.
+    """Memory shows the newest state at once; a change that fails takes its job back to what was acknowledged.
 
     `snapshot_error`: why the last snapshot could not be written ("" = it could); the log holds everything anyway."""
 
@@ -46,7 +47,8 @@ class LocalStates:
         self._on_synced = on_synced
         self._wal = Wal(LogFile(directory, opened.end))
         self._current = dict(opened.states)
-        self._known: dict[str, JobState] = dict(opened.states)
+        self._doubts: dict[str, _Doubt] = {}
+        self._count = 0
         self._blocks = Blocks()
         for job_id, state in opened.states.items():
             self._blocks.put(job_id, state, state_text(state))
@@ -78,17 +80,17 @@ class LocalStates:
     def all(self) -> Mapping[str, JobState]:
         return dict(self._current)
 
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True) -> None:
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         if not changes:
             return
-        pending, payloads = [], []
+        self._count += 1
+        number, payloads = self._count, []
         for change in changes:
             text = "" if change.state is None else state_text(change.state)
             payloads.append(change_text(change, text or None))
-            pending.append(_Pending(change.job_id, change.state, text))
-        for step in pending:
-            _set(self._current, step.job_id, step.state)
-        await self._written(payloads, lambda error: self._settle(pending, error), durable=durable)
+            self._doubt(change.job_id)
+            self._show(change.job_id, change.state, text)
+        await self._written(payloads, lambda error: self._settle(changes, number, error), durable=durable, soon=soon)
 
     async def raise_fence(self, fence: int) -> None:
         """Durable before anybody is told (decision 33). Raises StateWriteFailed."""
@@ -109,7 +111,7 @@ class LocalStates:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._wal.pending or self._wal.written != self._wal.synced:
+        if not self._wal.settled:
             await self._written([], lambda error: None, durable=True)
         if self._dirty:
             await self._save()
@@ -124,36 +126,60 @@ class LocalStates:
             self._wal.close()
 
     async def _written(
-        self, payloads: list[str], settle: Callable[[StateWriteFailed | None], None], *, durable: bool
+        self,
+        payloads: list[str],
+        settle: Callable[[StateWriteFailed | None], None],
+        *,
+        durable: bool,
+        soon: bool = False,
     ) -> None:
         """`settle` runs on the loop whether or not the caller is still waiting."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told: list[StateWriteFailed | None] = []
+        answer: asyncio.Future[None] | None = None
 
         def settled(error: StateWriteFailed | None) -> None:
             settle(error)
             self._on_synced(self._wal.synced)
-            if answer.done():
-                return
-            if error is None:
+            told.append(error)
+            if answer is not None and not answer.done():
                 answer.set_result(None)
-            else:
-                answer.set_exception(error)
 
-        self._wal.append(payloads, settled, durable=durable)
-        await answer
+        self._wal.append(payloads, settled, durable=durable, soon=soon)
+        if not told:
+            answer = asyncio.get_running_loop().create_future()
+            await answer
+        if told[0] is not None:
+            raise told[0]
 
-    def _settle(self, pending: Sequence[_Pending], error: StateWriteFailed | None) -> None:
-        for step in pending:
+    def _doubt(self, job_id: str) -> None:
+        doubt = self._doubts.get(job_id)
+        if doubt is None:
+            self._doubts[job_id] = _Doubt(1, self._current.get(job_id), 0)
+        else:
+            doubt.changes += 1
+
+    def _settle(self, changes: Sequence[Change], number: int, error: StateWriteFailed | None) -> None:
+        """Acknowledgements may overtake each other: a state is never replaced by an older one."""
+        for change in changes:
+            doubt = self._doubts[change.job_id]
+            doubt.changes -= 1
             if error is not None:
-                _set(self._current, step.job_id, self._known.get(step.job_id))
-                continue
-            _set(self._known, step.job_id, step.state)
-            if step.state is None:
-                self._blocks.drop(step.job_id)
-            else:
-                self._blocks.put(step.job_id, step.state, step.text)
+                self._show(change.job_id, doubt.state, "" if doubt.state is None else state_text(doubt.state))
+            elif number > doubt.number:
+                doubt.state, doubt.number = change.state, number
+            if not doubt.changes:
+                del self._doubts[change.job_id]
         if error is None:
             self._touch()
+
+    def _show(self, job_id: str, state: JobState | None, text: str) -> None:
+        """What the next snapshot holds may be ahead of what was acknowledged, never behind it."""
+        if state is None:
+            self._current.pop(job_id, None)
+            self._blocks.drop(job_id)
+        else:
+            self._current[job_id] = state
+            self._blocks.put(job_id, state, text)
 
     def _touch(self) -> None:
         self._dirty = True
@@ -210,10 +236,3 @@ def _unsaved(opened: Opened) -> bool:
 
 def _nothing() -> None:
     """Nobody wants to know."""
-
-
-def _set(states: dict[str, JobState], job_id: str, state: JobState | None) -> None:
-    if state is None:
-        states.pop(job_id, None)
-    else:
-        states[job_id] = state

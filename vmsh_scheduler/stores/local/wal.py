@@ -1,20 +1,20 @@
-"""The write-ahead log as the event loop sees it: lines of one loop turn go to one thread, which groups its syncs."""
+"""The write-ahead log as the event loop sees it: lines are written at once, syncs are shared and run in a thread."""
 
 import asyncio
-import os
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 from vmsh_scheduler.clock import stopwatch
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.stores.local.log import LogFile
 from vmsh_scheduler.stores.local.records import Position
 
+GATHER_S = 0.025
+"""How long lines that may wait gather for one sync: at most 40 syncs a second, whatever the load."""
+
 Settled = Callable[[StateWriteFailed | None], None]
-"""Called on the loop, in the order of the appends."""
+"""Called on the loop, once; among entries of the same kind in the order of the appends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,121 +22,143 @@ class Entry:
     """Lines that are acknowledged together, and who is told."""
 
     payloads: list[str]
-    durable: bool
     settled: Settled
-    epoch: int
-
-
-Batch = Sequence[Entry]
-Results = list[tuple[Entry, StateWriteFailed | None]]
+    durable: bool
+    soon: bool
 
 
 class Wal:
-    """A failure fails everything appended until the loop has heard of it: later lines were built on the lost ones."""
+    """Writing to the page cache takes microseconds and is the loop's; only a disk makes anybody wait.
+
+    While a new file is begun (the first line, rotation, a failed sync), what comes in queues up behind it."""
 
     def __init__(self, log: LogFile) -> None:
-        self.written = self.synced = log.synced
-        self.pending = 0
         self.syncs = 0
         self.sync_seconds = 0.0
         self._log = log
-        self._epoch = 0
-        self._failed_epoch = -1
-        self._turn: list[Entry] = []
-        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._waiting: list[Entry] = []
+        """Written; told once synced."""
+        self._queued: list[Entry] = []
+        """Not written yet."""
+        self._beginning = False
+        self._round: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._disk = ThreadPoolExecutor(1, "wal")
 
-    def append(self, payloads: list[str], settled: Settled, *, durable: bool) -> None:
-        if not self._turn:
-            self._started().call_soon(self._hand_over)
-        self.pending += 1
-        self._turn.append(Entry(payloads, durable, settled, self._epoch))
+    @property
+    def written(self) -> Position:
+        return self._log.written
 
-    def sync(self, settled: Settled) -> None:
-        """Settles once everything appended before is durable."""
-        self.append([], settled, durable=True)
+    @property
+    def synced(self) -> Position:
+        return self._log.synced
+
+    @property
+    def settled(self) -> bool:
+        """Everything that was appended is on disk or has failed."""
+        return not (self._waiting or self._queued or self._round) and self.written == self.synced
+
+    def append(self, payloads: list[str], settled: Settled, *, durable: bool, soon: bool = False) -> None:
+        """`durable`: told once on disk, at once unless `soon`, which shares a sync within GATHER_S. Otherwise told
+        before this returns, unless a new file is being begun."""
+        if not payloads and self.settled:
+            settled(None)
+            return
+        entry = Entry(payloads, settled, durable, soon)
+        if self._beginning or not self._log.ready:
+            self._queued.append(entry)
+        else:
+            self._write(entry)
+        self._plan()
 
     def close(self) -> None:
         """After the last append settled."""
-        self._stop()
-        self._loop = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._disk.shutdown()
         self._log.close()
 
-    def _started(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._stop()
-            self._loop = loop
-            self._thread = threading.Thread(target=self._serve, args=(loop,), name="wal", daemon=True)
-            self._thread.start()
-        return loop
-
-    def _stop(self) -> None:
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def _hand_over(self) -> None:
-        """Lines that need no sync are written right here while the thread is idle: a tenth of the price."""
-        turn, self._turn = self._turn, []
-        if self.pending > len(turn) or any(entry.durable for entry in turn) or not self._log.ready:
-            self._queue.put(turn)
-        else:
-            self._resolve(self._write(turn), self._log.written, self._log.synced)
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (batch := self._queue.get()) is not None:
-            results = self._write(self._with_waiting(batch))
-            with suppress(RuntimeError):  # the loop was closed on us: nobody is left to hear it
-                loop.call_soon_threadsafe(self._resolve, results, self._log.written, self._log.synced)
-
-    def _with_waiting(self, batch: Batch) -> Batch:
-        entries = list(batch)
-        while not self._queue.empty():
-            more = self._queue.get()
-            if more is None:
-                self._queue.put(None)
-                break
-            entries += more
-        return entries
-
-    def _write(self, entries: Batch) -> Results:
-        """Every entry in one write and at most one sync."""
-        floor = self._failed_epoch
-        live = [entry for entry in entries if entry.epoch > floor]
-        error = self._append(live) if live else None
-        if error is not None:
-            self._failed_epoch = max(entry.epoch for entry in live)
-        gone = StateWriteFailed("a change before this one could not be written", hint="it is tried again")
-        return [(entry, error if entry.epoch > floor else gone) for entry in entries]
-
-    def _append(self, entries: Batch) -> StateWriteFailed | None:
-        payloads = [payload for entry in entries for payload in entry.payloads]
-        durable = any(entry.durable for entry in entries)
+    def _write(self, entry: Entry) -> None:
         try:
-            if payloads:
-                self._log.append(payloads, durable=durable)
-            if durable:
-                self._synced()
+            self._log.append(entry.payloads, acknowledged=not entry.durable)
         except StateWriteFailed as error:
-            return error
-        except OSError as error:
-            return StateWriteFailed(f"the log cannot be written: {os.strerror(error.errno or 0)}")
-        return None
-
-    def _synced(self) -> None:
-        """One fdatasync, counted and timed: what a slow disk costs has to be seen."""
-        began = stopwatch()
-        self._log.sync()
-        self.syncs += 1
-        self.sync_seconds += stopwatch() - began
-
-    def _resolve(self, results: Results, written: Position, synced: Position) -> None:
-        self.written, self.synced = written, synced
-        if any(error is not None for _, error in results):
-            self._epoch += 1
-        for entry, error in results:
-            self.pending -= 1
             entry.settled(error)
+            return
+        if entry.durable:
+            self._waiting.append(entry)
+        else:
+            entry.settled(None)
+
+    def _plan(self) -> None:
+        """A round of syncs now, or once enough has gathered."""
+        if self._round is not None or not (self._queued or self._waiting):
+            return
+        if self._urgent():
+            self._begin_round()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._begin_round)
+
+    def _urgent(self) -> bool:
+        return bool(self._queued) or any(not entry.soon for entry in self._waiting)
+
+    def _begin_round(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._round is None:
+            self._round = asyncio.get_running_loop().create_task(self._sync_all())
+
+    async def _sync_all(self) -> None:
+        try:
+            await self._sync_or_begin()
+            while self._urgent():
+                await self._sync_or_begin()
+        finally:
+            self._round = None
+            self._plan()
+
+    async def _sync_or_begin(self) -> None:
+        if self._queued or not self._log.ready:
+            await self._begin()
+            return
+        batch, self._waiting = self._waiting, []
+        position, lines = self._log.written, len(self._log.lines)
+        try:
+            await self._timed(self._log.sync)
+        except OSError:
+            self._waiting = batch + self._waiting
+            self._log.abandon()
+            await self._begin()
+            return
+        self._log.reached(position, lines)
+        for entry in batch:
+            entry.settled(None)
+
+    async def _begin(self) -> None:
+        """A new file that holds whatever is in doubt; if there can be none, everything that waits fails."""
+        self._beginning = True
+        error = None
+        try:
+            await self._timed(self._log.begin)
+        except StateWriteFailed as failure:
+            error = failure
+        self._beginning = False
+        waiting, self._waiting = self._waiting, []
+        queued, self._queued = self._queued, []
+        for entry in waiting:
+            entry.settled(error)
+        for entry in queued:
+            if error is None and self._log.ready:
+                self._write(entry)
+            else:
+                entry.settled(error or StateWriteFailed("the log cannot be written", hint="it is tried again"))
+
+    async def _timed(self, work: Callable[[], None]) -> None:
+        """One wait for the disk, counted: what a slow one costs has to be seen."""
+        began = stopwatch()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._disk, work)
+        finally:
+            self.syncs += 1
+            self.sync_seconds += stopwatch() - began
