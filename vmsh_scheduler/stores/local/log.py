@@ -15,7 +15,7 @@ UNSYNCED_CAP = 8 << 20
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """One payload that is written and not known to be on disk."""
+    """One payload, written or about to be, that is not known to be on disk."""
 
     payload: str
     acknowledged: bool
@@ -43,19 +43,19 @@ class LogFile:
         """False: `begin` comes before the next append."""
         return self._fd >= 0 and self.written.offset < self._rotate_at
 
-    def append(self, payloads: list[str], *, acknowledged: bool) -> None:
+    def append(self, lines: list[Line]) -> None:
         """All of them or none, into the page cache. Raises StateWriteFailed."""
         if self._size > UNSYNCED_CAP:
             raise StateWriteFailed("the disk does not take what was written", hint="see dmesg and iostat")
         before = self.written
-        data = b"".join([frame(payload, before.gen) for payload in payloads])
+        data = b"".join([frame(line.payload, before.gen) for line in lines])
         try:
             self._disk.write_all(self._fd, data)
         except OSError as error:
             self._take_back(before)
             raise self._failed("written", error) from error
         self.written = Position(before.gen, before.offset + len(data))
-        self.lines += [Line(payload, acknowledged) for payload in payloads]
+        self.lines += lines
         self._size += len(data)
 
     def sync(self) -> None:
@@ -64,7 +64,10 @@ class LogFile:
         self._disk.sync_data(self._fd)
 
     def reached(self, position: Position, lines: int) -> None:
-        """A sync that began when `lines` lines up to `position` were written has succeeded."""
+        """A sync that began when `lines` lines up to `position` were written has succeeded; news of a file that
+        was given up meanwhile is old."""
+        if position <= self.synced:
+            return
         self.synced = position
         del self.lines[:lines]
         if not self.lines:

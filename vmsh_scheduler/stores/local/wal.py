@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmsh_scheduler.clock import stopwatch
 from vmsh_scheduler.errors import StateWriteFailed
-from vmsh_scheduler.stores.local.log import LogFile
+from vmsh_scheduler.stores.local.log import Line, LogFile
 from vmsh_scheduler.stores.local.records import Position
 
 GATHER_S = 0.025
@@ -39,7 +39,7 @@ class Wal:
         self._waiting: list[Entry] = []
         """Written; told once synced."""
         self._queued: list[Entry] = []
-        """Not written yet."""
+        """Not written yet: in no hurry, or a new file is being begun."""
         self._beginning = False
         self._round: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -65,10 +65,10 @@ class Wal:
             settled(None)
             return
         entry = Entry(payloads, settled, durable, soon)
-        if self._beginning or not self._log.ready:
+        if soon or self._beginning or not self._log.ready:
             self._queued.append(entry)
         else:
-            self._write(entry)
+            self._write_all([entry])
         self._plan()
 
     def close(self) -> None:
@@ -79,16 +79,20 @@ class Wal:
         self._disk.shutdown()
         self._log.close()
 
-    def _write(self, entry: Entry) -> None:
+    def _write_all(self, more: list[Entry]) -> None:
+        """What is queued and then `more`, in one write: lines stay in the order of the appends."""
+        entries, self._queued = self._queued + more, []
+        lines = [Line(payload, not entry.durable) for entry in entries for payload in entry.payloads]
         try:
-            self._log.append(entry.payloads, acknowledged=not entry.durable)
+            self._log.append(lines)
         except StateWriteFailed as error:
-            entry.settled(error)
+            for entry in entries:
+                entry.settled(error)
             return
-        if entry.durable:
-            self._waiting.append(entry)
-        else:
-            entry.settled(None)
+        self._waiting += [entry for entry in entries if entry.durable]
+        for entry in entries:
+            if not entry.durable:
+                entry.settled(None)
 
     def _plan(self) -> None:
         """A round of syncs now, or once enough has gathered."""
@@ -100,7 +104,7 @@ class Wal:
             self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._begin_round)
 
     def _urgent(self) -> bool:
-        return bool(self._queued) or any(not entry.soon for entry in self._waiting)
+        return any(not entry.soon for entry in self._waiting) or any(not entry.soon for entry in self._queued)
 
     def _begin_round(self) -> None:
         if self._timer is not None:
@@ -119,9 +123,11 @@ class Wal:
             self._plan()
 
     async def _sync_or_begin(self) -> None:
-        if self._queued or not self._log.ready:
+        if not self._log.ready:
             await self._begin()
             return
+        if self._queued:
+            self._write_all([])
         batch, self._waiting = self._waiting, []
         position, lines = self._log.written, len(self._log.lines)
         try:
@@ -145,14 +151,14 @@ class Wal:
             error = failure
         self._beginning = False
         waiting, self._waiting = self._waiting, []
-        queued, self._queued = self._queued, []
         for entry in waiting:
             entry.settled(error)
+        if error is None:
+            self._write_all([])
+            return
+        queued, self._queued = self._queued, []
         for entry in queued:
-            if error is None and self._log.ready:
-                self._write(entry)
-            else:
-                entry.settled(error or StateWriteFailed("the log cannot be written", hint="it is tried again"))
+            entry.settled(error)
 
     async def _timed(self, work: Callable[[], None]) -> None:
         """One wait for the disk, counted: what a slow one costs has to be seen."""
