@@ -25,6 +25,7 @@ from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 RUNS_PER_S = 450
 CHANGES = 300
+AT_ONCE = 64
 FEW, MANY = 100, 5000
 
 
@@ -33,6 +34,7 @@ def run(lab: Lab) -> list[Row]:
     changes: dict[str, Callable[[], Values]] = {
         f"ours, {few} jobs": lambda: asyncio.run(_changes(lab, few)),
         f"ours, {many} jobs": lambda: asyncio.run(_changes(lab, many)),
+        f"ours, {many} jobs, {AT_ONCE} at once": lambda: asyncio.run(_changes(lab, many, AT_ONCE)),
         "append + fdatasync": lambda: _append(lab),
     }
     snapshots: dict[str, Callable[[], Values]] = {
@@ -74,15 +76,16 @@ async def _filled(lab: Lab, jobs: int, disk: Disk | None = None) -> LocalStore:
     return store
 
 
-async def _changes(lab: Lab, jobs: int) -> Values:
-    """One after the other, each durable before the next."""
+async def _changes(lab: Lab, jobs: int, at_once: int = 1) -> Values:
+    """Each group durable before the next; what one change of it costs."""
     store = await _filled(lab, jobs)
     times: list[float] = []
     now = SystemClock().now()
     for i in range(CHANGES):
         began = time.perf_counter()
-        await store.states.apply([Change(f"bench:n{i % jobs}/fast", _state(now + i))])
-        times.append(1000 * (time.perf_counter() - began))
+        group = ([Change(f"bench:n{(i * at_once + k) % jobs}/fast", _state(now + i))] for k in range(at_once))
+        await asyncio.gather(*map(store.states.apply, group))
+        times.append(1000 * (time.perf_counter() - began) / at_once)
     await store.close()
     return _spread(times)
 
@@ -109,11 +112,14 @@ async def _snapshot(lab: Lab, jobs: int) -> Values:
     store = await _filled(lab, jobs)
     now = SystemClock().now()
     times, stalls = [], []
-    for i in range(20):
+    for i in range(40):
         await store.states.apply([Change(f"bench:n{i}/fast", _state(now + i))])
         began = time.perf_counter()
-        stalls.append(await _stall(store))
-        times.append(1000 * (time.perf_counter() - began))
+        if i % 2:  # on its own: a loop that looks how long it stood still is in the way of the thread
+            stalls.append(await _stall(store))
+        else:
+            await store.states.save()
+            times.append(1000 * (time.perf_counter() - began))
     await store.close()
     return {"ms": median(times), "loop blocked ms": median(stalls)}
 
@@ -186,10 +192,10 @@ async def _one_run(store: LocalStore, number: int) -> None:
     job, now = f"bench:n{number % 1000}/fast", SystemClock().now()
     state = _state(now)
     begun = Run(f"1-{number:x}", job, now, Cause.SCHEDULE, 1, 1, now, now + 60_000)
-    await store.states.apply([Change(job, replace(state, runs=(begun,)))], durable=False)
+    await store.states.apply([Change(job, state._replace(runs=(begun,)))], durable=False)
     await asyncio.sleep(0.002)
     execution = Execution(begun, Outcome(Status.OK), now, "bench", 0)
-    await store.states.apply([Change(job, state, execution=execution)])
+    await store.states.apply([Change(job, state, execution=execution)], soon=True)
 
 
 def _daemon_syncs(lab: Lab) -> Values:
