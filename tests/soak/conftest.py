@@ -19,7 +19,8 @@ Written by `make soak`; what the rows mean: [faults.md](faults.md).
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
+    ours = Path(__file__).parent
+    for item in [item for item in items if item.path.is_relative_to(ours)]:
         item.add_marker(pytest.mark.soak)
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))

@@ -1,6 +1,5 @@
 """Grids never drift, and labels only rise."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +46,7 @@ def test_fixed_delay_counts_from_the_end() -> None:
 
 def test_manual_is_never_due() -> None:
     manual = Manual()
-    assert manual.first(NOON) is manual.following(None, NOON) is manual.after(NOON, 0) is None
+    assert manual.first(NOON) is manual.following(None, NOON) is manual.after(NOON) is None
     assert manual.passed(Next(NOON, NOON), NOON) is None
 
 
@@ -79,6 +78,5 @@ def test_splay_spreads() -> None:
     assert phases == set(range(10))
 
 
-@pytest.mark.parametrize("offset", [0, 5_000])
-def test_after_steps_one_period_and_keeps_the_offset(offset: int) -> None:
-    assert GRID.after(NOON, offset) == Next(NOON + EVERY, NOON + EVERY + offset)
+def test_after_steps_one_period() -> None:
+    assert GRID.after(NOON) == Next(NOON + EVERY, NOON + EVERY)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 
 
@@ -55,6 +56,18 @@ class Decision:
     run_id: str = ""
     inputs: Mapping[str, object] = field(default_factory=dict)
     """What led to it: revision, level, attempt, config, fence, clock, late_ms ..."""
+
+
+def inputs_of(state: JobState) -> dict[str, object]:
+    """What of the state led to a decision, for the record."""
+    inputs: dict[str, object] = {"revision": state.revision}
+    if state.level:
+        inputs["level"] = state.level
+    if state.slot is not None:
+        inputs["open_slot"] = state.slot
+    if state.ready_at is not None:
+        inputs["ready_at"] = state.ready_at
+    return inputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Vitals:
     config_valid: bool = True
     """False: the file on disk is refused, the last good one is in force."""
     state_writable: bool = True
+    state_saved: bool = True
+    """False: changes are safe in the log, but no snapshot can be written."""
     state_origin: str = "found"
     """found | fresh | recovered | lost: what the state was like at start."""
     clock_sane: bool = True
@@ -124,7 +126,7 @@ def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) 
         "lastTick": _last_tick(vitals),
         "namespaces": namespaces,
         "config": {"loaded": vitals.config_loaded, "valid": vitals.config_valid},
-        "state": {"writable": vitals.state_writable, "origin": vitals.state_origin},
+        "state": {"writable": vitals.state_writable and vitals.state_saved, "origin": vitals.state_origin},
         "clock": {"sane": vitals.clock_sane},
         "runs": runs,
         "agents": _agents(jobs, states),
@@ -188,6 +190,7 @@ def _condition(namespaces: Mapping[str, Mapping[str, object]], runs: Mapping[str
     troubles = (
         not vitals.config_valid,
         not vitals.clock_sane,
+        not vitals.state_saved,
         vitals.state_origin in {"recovered", "lost"},
         runs["unknown"] > 0,
         runs["held"] > 0,

@@ -4,12 +4,12 @@ admit: a job set changed. decide: time passed. begin: a run starts. settle: a ru
 
 from dataclasses import dataclass, replace
 
-from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
+from vmsh_scheduler.domain.decision import Decision, Reason, Verdict, inputs_of
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
 from vmsh_scheduler.domain.retry import ErrorClass, jitter
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import Interval, Millis, Next, Passed, Since
+from vmsh_scheduler.domain.trigger import JITTER, SANE_CLOCK, Interval, Millis, Next, Passed, Since, Trigger
 
 CATCH_UP_LIMIT = 10
 CANCELLED = "cancelled"
@@ -32,12 +32,12 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
     `lost`: state existed and could not be read, so wait one whole period instead of firing (decision 18)."""
     state = state._replace(first_seen=now if state.first_seen is None else state.first_seen)
     if state.revision == job.revision:
-        return clamp(job, state, now)
+        return clamp(job, state, now, slack=JITTER)
     if lost and isinstance(job.trigger, Interval):
         return state._replace(revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
     ready_at = now if state.slot is not None and state.held is None else state.ready_at
     after = _known_of(job, state)._replace(revision=job.revision, level=0, ready_at=ready_at)
-    return after._replace(upcoming=_planned_anew(job, state, now))
+    return after._replace(upcoming=job.trigger.anew(state.upcoming, _newest(state, state.slot), now))
 
 
 def _known_of(job: Job, state: JobState) -> JobState:
@@ -50,25 +50,23 @@ def _known_of(job: Job, state: JobState) -> JobState:
 def lost_slot(job: Job, now: Millis) -> Decision | None:
     """The slot that is not run because nobody knows whether it was."""
     first = job.trigger.first(now)
-    if first is None or not (isinstance(job.trigger, Interval) and job.trigger.since is Since.SLOT):
+    if first is None or _is_fixed_delay(job):
         return None
     return Decision(job.id, first.slot, Verdict.MISSED, Reason.STATE_LOST, now)
 
 
-def _planned_anew(job: Job, state: JobState, now: Millis) -> Next | None:
-    first, newest = job.trigger.first(now), _newest(state, state.slot)
-    if first is not None and (newest is None or first.slot > newest):
-        return first
-    return job.trigger.following(newest, now)
+def clamp(job: Job, state: JobState, now: Millis, *, slack: Millis = 0) -> JobState:
+    """After a clock step or a restart nothing waits longer than its own period or its longest backoff.
 
-
-def clamp(job: Job, state: JobState, now: Millis) -> JobState:
-    """After a clock step or a restart nothing waits longer than its own period or its longest backoff."""
+    `slack`: how far the clock may be back where nobody saw it step."""
     upcoming, ready_at = state.upcoming, state.ready_at
     if ready_at is not None:
         ready_at = min(ready_at, now + job.policy.retry.longest())
     if upcoming is not None and isinstance(job.trigger, Interval):
-        upcoming = Next(upcoming.slot, min(upcoming.due, now + job.trigger.every))
+        unset = upcoming.slot < SANE_CLOCK <= now
+        upcoming = (
+            job.trigger.sane(upcoming, state.first_seen, now) if unset else job.trigger.clamped(upcoming, now, slack)
+        )
     return state._replace(upcoming=upcoming, ready_at=ready_at)
 
 
@@ -83,7 +81,7 @@ def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | Non
         times.append(state.ready_at)
     elif state.pause is not None and state.pause.until is not None:
         times.append(state.pause.until)
-    if state.upcoming is not None and not (_waits(job) and (queued or _busy(state))):
+    if state.upcoming is not None and not _waits(job, state, queued):
         times.append(state.upcoming.due)
     return min(times, default=None)
 
@@ -94,13 +92,13 @@ def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> S
     `queued`: its open slot waits for a permit."""
     state = _pause_over(state, now)
     passed = _passed(job, state, now)
-    if passed is None or (_waits(job) and (_busy(state) or queued)):
-        return Step(state, (), job.enabled and _ready(state, now, queued))
+    if passed is None or _waits(job, state, queued):
+        return Step(state, (), _ready(job, state, now, queued))
     refusal = _refusal(job, state, queued=queued)
     if refusal is not None:
         verdict, reason = refusal
         after = state._replace(upcoming=_beyond(job, state, passed, now))
-        return Step(after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(after, now, queued))
+        return Step(after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(job, after, now, queued))
     return _open_slot(job, state, passed, now)
 
 
@@ -161,8 +159,9 @@ def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ..
     return Step(opened, before, start=True)
 
 
-def _ready(state: JobState, now: Millis, queued: bool) -> bool:
-    return state.ready_at is not None and now >= state.ready_at and _may_start(state, queued=queued)
+def _ready(job: Job, state: JobState, now: Millis, queued: bool) -> bool:
+    ready = job.enabled and state.ready_at is not None and now >= state.ready_at
+    return ready and _may_start(state, queued=queued)
 
 
 def _may_start(state: JobState, *, queued: bool) -> bool:
@@ -174,8 +173,14 @@ def _busy(state: JobState) -> bool:
     return bool(state.runs)
 
 
-def _waits(job: Job) -> bool:
-    return job.policy.overlap is Overlap.WAIT
+def _waits(job: Job, state: JobState, queued: bool) -> bool:
+    """Slots stay undecided until what goes on is over; `catch_up: all` so takes its turns one by one."""
+    busy, overlap = _busy(state), job.policy.overlap
+    if overlap is Overlap.WAIT:
+        return queued or busy
+    began = state.ready_at if queued else state.last_start if busy and overlap is Overlap.SKIP else None
+    missed = began is not None and state.upcoming is not None and state.upcoming.slot <= began
+    return missed and job.policy.catch_up is CatchUp.ALL
 
 
 def _beyond(job: Job, state: JobState, passed: Passed, now: Millis) -> Next | None:
@@ -186,8 +191,7 @@ def _beyond(job: Job, state: JobState, passed: Passed, now: Millis) -> Next | No
 def _one_by_one(job: Job, state: JobState, left: Passed, now: Millis) -> Next | None:
     if left.count == 1:
         return _beyond(job, state, left, now)
-    offset = 0 if state.upcoming is None else state.upcoming.due - state.upcoming.slot
-    return job.trigger.after(left.oldest, offset)
+    return job.trigger.after(left.oldest)
 
 
 def _pause_over(state: JobState, now: Millis) -> JobState:
@@ -199,18 +203,6 @@ def _pause_over(state: JobState, now: Millis) -> JobState:
 def _decision(job: Job, state: JobState, passed: Passed, now: Millis, why: tuple[Verdict, Reason]) -> Decision:
     step = passed.step if passed.count > 1 else 0
     return Decision(job.id, passed.newest, *why, now, passed.count, step, "", inputs_of(state))
-
-
-def inputs_of(state: JobState) -> dict[str, object]:
-    """What of the state led to a decision, for the record."""
-    inputs: dict[str, object] = {"revision": state.revision}
-    if state.level:
-        inputs["level"] = state.level
-    if state.slot is not None:
-        inputs["open_slot"] = state.slot
-    if state.ready_at is not None:
-        inputs["ready_at"] = state.ready_at
-    return inputs
 
 
 def attempt_of(state: JobState) -> int:
@@ -271,10 +263,11 @@ def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState
     return _closed(state)._replace(slot=slot, ready_at=now, cause=cause.value)
 
 
-def manual_slot(state: JobState, now: Millis) -> Millis:
+def manual_slot(state: JobState, now: Millis, trigger: Trigger | None = None) -> Millis:
     """A label off the grid for what somebody asked for, above every slot used so far (decision 2)."""
-    used = [s for s in (state.newest_slot, state.slot) if s is not None]
-    return max([now, *(s + 1 for s in used)])
+    newest = _newest(state, state.slot)
+    label = now if newest is None else max(now, newest + 1)
+    return label + 1 if trigger is not None and trigger.takes(label, state.upcoming) else label
 
 
 def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
@@ -292,7 +285,7 @@ def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -
 
 
 def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
-    took = now - run.started_at
+    took = min(max(0, now - run.started_at), job.policy.timeout)  # a clock step is no duration
     mean = state.mean_ms + (took - state.mean_ms) / (state.succeeded + 1)
     state = state._replace(
         newest_slot=_newest(state, run.slot),
@@ -392,6 +385,8 @@ def _newest(state: JobState, slot: Millis | None) -> Millis | None:
 
 def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:
     """Fixed-delay jobs learn their next slot only when a slot is closed; grids have it already."""
-    if _is_fixed_delay(job) and state.slot is None:
-        return state._replace(upcoming=job.trigger.following(state.newest_slot, now))
-    return state
+    trigger, upcoming = job.trigger, state.upcoming
+    if not isinstance(trigger, Interval) or trigger.since is Since.SLOT or state.slot is not None:
+        return state
+    decided = None if upcoming is None else upcoming.slot - trigger.every
+    return state._replace(upcoming=trigger.following(_newest(state, decided), now))

@@ -12,6 +12,12 @@ MINUTE: Millis = 60 * SECOND
 HOUR: Millis = 60 * MINUTE
 DAY: Millis = 24 * HOUR
 
+SANE_CLOCK: Millis = 1_577_836_800_000
+"""2020-01-01: before that the clock is not set, and no instant that it gives is a slot."""
+
+JITTER: Millis = SECOND
+"""A clock that is back by less was corrected, not set: grids stay as they are."""
+
 
 class Since(Enum):
     """What an interval counts from."""
@@ -70,20 +76,60 @@ class Interval:
             return Next(slot, slot)
         return Next(newest + self.every, now + self.every)
 
-    def after(self, slot: Millis, offset: Millis) -> Next:
-        """The very next grid slot after `slot`, passed or not; `offset` = due - label."""
-        return Next(slot + self.every, slot + self.every + offset)
+    def anew(self, upcoming: Next | None, newest: Millis | None, now: Millis) -> Next:
+        """Planned as this trigger where another one, or an earlier configuration, had planned `upcoming`.
+
+        Grid slots below it have their decisions; those that have passed since still get theirs."""
+        if upcoming is None or upcoming.slot < SANE_CLOCK:
+            return self._first_above(newest, now)
+        if upcoming.due < upcoming.slot and now < upcoming.slot:
+            return Next(upcoming.slot, min(upcoming.due, now + self.every))
+        if self.since is Since.FINISH:
+            return self._first_above(newest, now)
+        if self._on_grid(upcoming.slot) and upcoming.slot <= now + self.every + JITTER:
+            return upcoming
+        if now < upcoming.slot:
+            return self.following(newest, now)
+        return self._first_above(max(upcoming.slot - 1, newest or 0), now)
+
+    def _first_above(self, newest: Millis | None, now: Millis) -> Next:
+        first = self.first(now)
+        return first if newest is None or first.slot > newest else self.following(newest, now)
+
+    def clamped(self, upcoming: Next, now: Millis, slack: Millis) -> Next:
+        """Due within one period: a label that lies ahead of the clock by less is waited for."""
+        latest = now + self.every
+        return Next(upcoming.slot, upcoming.slot if upcoming.slot <= latest + slack else min(upcoming.due, latest))
+
+    def sane(self, upcoming: Next, first_seen: Millis | None, now: Millis) -> Next:
+        """In place of what was planned before the clock was set: due at once, unless it was to wait a period."""
+        waits = first_seen is not None and upcoming.due > first_seen
+        return self.following(None, now) if waits else self.first(now)
+
+    def after(self, slot: Millis) -> Next:
+        """The very next grid slot after `slot`, passed or not."""
+        return Next(slot + self.every, slot + self.every)
 
     def passed(self, upcoming: Next, now: Millis) -> Passed | None:
-        """What has come due since `upcoming` was planned, by arithmetic, never by a loop."""
+        """What has come due since `upcoming` was planned, by arithmetic, never by a loop.
+
+        A label that is ahead of the clock comes alone and is never late: periods between two wrong clocks are no
+        slots, and counting them would push the labels ever further ahead."""
         if now < upcoming.due:
             return None
         if self.since is Since.FINISH:
             return Passed(upcoming.slot, upcoming.slot, 1, 0, now - upcoming.due)
-        extra = (now - upcoming.due) // self.every
-        newest = upcoming.slot + extra * self.every
-        late = now - upcoming.due - extra * self.every
-        return Passed(upcoming.slot, newest, extra + 1, self.every, late)
+        if now < upcoming.slot:
+            return Passed(upcoming.slot, upcoming.slot, 1, 0, 0)
+        extra, late = divmod(now - upcoming.slot, self.every)
+        return Passed(upcoming.slot, now - late, extra + 1, self.every, late)
+
+    def takes(self, label: Millis, upcoming: Next | None) -> bool:
+        """True if `label` is, or was, one of the slots that lead to `upcoming`, or is on the grid."""
+        return self._on_grid(label) or (upcoming is not None and (upcoming.slot - label) % self.every == 0)
+
+    def _on_grid(self, slot: Millis) -> bool:
+        return self.since is Since.SLOT and (slot - self.phase) % self.every == 0
 
     def _grid_before(self, now: Millis) -> Millis:
         return (now - self.phase) // self.every * self.every + self.phase
@@ -99,8 +145,14 @@ class Manual:
     def following(self, newest: Millis | None, now: Millis) -> Next | None:
         return None
 
-    def after(self, slot: Millis, offset: Millis) -> Next | None:
+    def anew(self, upcoming: Next | None, newest: Millis | None, now: Millis) -> Next | None:
         return None
+
+    def after(self, slot: Millis) -> Next | None:
+        return None
+
+    def takes(self, label: Millis, upcoming: Next | None) -> bool:
+        return False
 
     def passed(self, upcoming: Next, now: Millis) -> Passed | None:
         return None

@@ -66,6 +66,17 @@ class Board:
         self._written(changes)
         return True
 
+    async def commit_over(self, change: Change, *, durable: bool = True, soon: bool = False) -> bool:
+        """`commit`, of a change computed from `state`: a slot that waits for its permit waits on with the new one."""
+        release = self.waiting.get(change.job_id)
+        if release is None or change.state is None:
+            return await self.commit([change], durable=durable, soon=soon)
+        before, release.state = release.state, change.state
+        if await self.commit([change], durable=durable, soon=soon):
+            return True
+        release.state = before
+        return False
+
     async def reschedule(self, job_id: str) -> None:
         """Put the job on the agenda for the next time it has to be looked at."""
         job = self.jobs.get(job_id)

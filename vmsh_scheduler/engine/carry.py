@@ -192,7 +192,7 @@ class Carrier:
             state = plan.settle(job, self.board.state(job.id), run, outcome, now)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
             execution = Execution(run, outcome, now, self.identity.worker, delay)
-            if await self._commit_over(job, Change(job.id, state, execution=execution), soon=True):
+            if await self.board.commit_over(Change(job.id, state, execution=execution), soon=True):
                 break
             if not self.board.patient:
                 return
@@ -206,7 +206,7 @@ class Carrier:
             now = self.board.clock.now()
             state = plan.never_began(self.board.state(job.id), run, now + wait)
             note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
-            if await self._commit_over(job, Change(job.id, state, notes=(note,))):
+            if await self.board.commit_over(Change(job.id, state, notes=(note,))):
                 break
             if not self.board.patient:
                 return
@@ -215,17 +215,6 @@ class Carrier:
         if executor is not None:
             executor.forget(run)
         await self.board.reschedule(job.id)
-
-    async def _commit_over(self, job: Job, change: Change, *, soon: bool = False) -> bool:
-        """Commit a change computed from the newest state, opened slot included."""
-        release = self.board.waiting.get(job.id)
-        if release is None or change.state is None:
-            return await self.board.commit([change], soon=soon)
-        before, release.state = release.state, change.state
-        if await self.board.commit([change], soon=soon):
-            return True
-        release.state = before
-        return False
 
     async def _nothing(self, release: Release, nothing: Nothing, executor: Executor) -> None:
         """Looking failed (a seal, a directory): a failed attempt with backoff, so that it is seen."""

@@ -263,24 +263,13 @@ class Engine:
         step = plan.decide(job, state, now, queued=queued)
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
         told = step.decisions or step.state.pause is not state.pause
-        if told and not await self._write_down(job, step):
+        change = Change(job.id, step.state, step.decisions)
+        if told and not await self.board.commit_over(change, durable=False):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
         if step.start:
             await self.board.release(job, step.state)
         await self.board.reschedule(job.id)
-
-    async def _write_down(self, job: Job, step: plan.Step) -> bool:
-        """Slots that did not fire are journaled; the state goes along, opened slot and all."""
-        release = self.board.waiting.get(job.id)
-        before = step.state if release is None else release.state
-        if release is not None:
-            release.state = step.state
-        if await self.board.commit([Change(job.id, step.state, step.decisions)], durable=False):
-            return True
-        if release is not None:
-            release.state = before
-        return False
 
     async def _pump(self) -> int:
         """Give free permits to what is ready."""
@@ -341,7 +330,7 @@ class Engine:
         for job in list(self.board.jobs.values()):
             state = self.board.state(job.id)
             clamped = plan.clamp(job, state, now)
-            if clamped != state and job.id not in self.board.waiting:
+            if clamped != state:
                 note = Note("clock_step", now, job.id, {"by_ms": by})
-                await self.board.commit([Change(job.id, clamped, notes=(note,))], durable=False)
+                await self.board.commit_over(Change(job.id, clamped, notes=(note,)), durable=False)
             await self.board.reschedule(job.id)

@@ -10,7 +10,7 @@ KEPT: Millis = 30 * DAY
 
 
 def forgotten(states: Mapping[str, JobState], configured: Collection[str], now: Millis) -> list[str]:
-    """Jobs whose state may go: not configured, nothing open, and nothing happened to them for `KEPT`."""
+    """Jobs whose state may go: not configured, nothing open, nothing happened or was planned for them for `KEPT`."""
     return [
         job_id
         for job_id, state in states.items()
@@ -19,4 +19,6 @@ def forgotten(states: Mapping[str, JobState], configured: Collection[str], now: 
 
 
 def _last_seen(state: JobState) -> Millis:
-    return max(state.last_finish or 0, state.last_start or 0, state.first_seen or 0)
+    """Until its next slot is past, a job that comes back would run the last one again."""
+    planned = state.upcoming.due if state.upcoming is not None else 0
+    return max(state.last_finish or 0, state.last_start or 0, state.first_seen or 0, planned)
