@@ -1,9 +1,9 @@
 """The composition root: Settings -> everything wired. The only module that knows the concrete classes."""
 
-import platform
+import gc
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from socket import gethostname
 
 from vmsh_scheduler import __version__
@@ -21,11 +21,12 @@ from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.engine.engine import SANE_CLOCK, Bounds, Engine, Stores
 from vmsh_scheduler.errors import Busy, StateUnreadable
 from vmsh_scheduler.executors.command import CommandExecutor
+from vmsh_scheduler.observe.logs import LogHandler, LogOptions, open_log, under_journald
 from vmsh_scheduler.observe.metrics import Metrics
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import BIG, compile_reading
+from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
 from vmsh_scheduler.sources.watch import ConfigWatch, Reading
@@ -35,8 +36,19 @@ from vmsh_scheduler.stores.local.load import Condition
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 TOOL_TIMEOUT: Millis = 10 * MINUTE
-BIG_AT_START = 1 << 20
-"""Bytes of configuration from which on a child compiles it at start too, to keep its memory out of ours."""
+
+MANY_JOBS = 1_000
+"""From so many on, the cycle collector is told to leave them alone: looking through 25,000 stops the loop for 150 ms,
+again and again, and there are no cycles in them."""
+FULL_COLLECTION = 100
+"""Their states are made anew with every run, so that it comes back to those: ten times less often than by default."""
+
+Compiler = Callable[[Reading, Settings, Mapping[str, str]], Awaitable[JobSet]]
+
+
+async def compile_here(reading: Reading, settings: Settings, environ: Mapping[str, str]) -> JobSet:
+    """For programs that have nothing else to do meanwhile."""
+    return compile_files(reading, settings, environ)
 
 
 class Observers:
@@ -112,14 +124,14 @@ class App:
     started_at: Millis
     fence: int
     config: ConfigStatus = field(default_factory=ConfigStatus)
+    compiler: Compiler = compile_here
     reload: Callable[[], object] | None = None
     """Set by the daemon: read the configuration now."""
 
-    async def compile(self, reading: Reading, *, first: bool = False) -> JobSet:
-        """Raises ConfigError with every problem of every file. At start nothing runs yet that could be delayed."""
-        big = BIG_AT_START if first else BIG
-        jobs = await compile_reading(reading, self.settings, self.environ, big=big)
-        return replace(jobs, warnings=(*reading.warnings, *jobs.warnings))
+    async def compile(self, reading: Reading) -> JobSet:
+        """Raises ConfigError with every problem of every file."""
+        jobs = await self.compiler(reading, self.settings, self.environ)
+        return jobs._replace(warnings=(*reading.warnings, *jobs.warnings))
 
     async def put_in_force(self, jobs: JobSet, *, first: bool = False, recover: bool = True) -> None:
         """The engine follows this job set from now on. `recover=False`: runs that are open are left alone."""
@@ -127,6 +139,9 @@ class App:
         self.config = ConfigStatus(True, (), jobs.warnings, jobs.config_hash, jobs.counts)
         self.store.states.note_config(jobs.config_hash)
         await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
+        if len(jobs.jobs) >= MANY_JOBS:
+            gc.freeze()
+            gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
         if not recover:
             return
         await self.engine.recover()
@@ -144,6 +159,7 @@ class App:
             config_loaded=self.config.loaded,
             config_valid=not self.config.problems,
             state_writable=not self.engine.board.write_error,
+            state_saved=not self.store.states.snapshot_error,
             state_origin=_origin(self.store.opened.condition),
             clock_sane=now >= SANE_CLOCK,
         )
@@ -155,6 +171,13 @@ class App:
         finally:
             self.commands.close()
             self.clock.close()
+
+
+def open_logging(settings: Settings, environ: Mapping[str, str], redactor: Redactor) -> LogHandler:
+    """Lines on stderr; the caller closes it last."""
+    fd = sys.stderr.fileno()
+    options = LogOptions(settings.log_level, settings.log_format, __version__, under_journald(environ, fd))
+    return open_log(options, fd, redactor)
 
 
 async def open_app(
@@ -205,7 +228,7 @@ async def _wire(
     boot = boot_id()
     commands = CommandExecutor(store.directory.path / "runs", clock, environ, boot, mask=redactor.mask)
     commands.prepare()
-    metrics = Metrics(version=__version__, python=platform.python_version())
+    metrics = Metrics(version=__version__, python=sys.version.split()[0])
     observers.observers.append(metrics.observe)
     engine = Engine(
         Stores(store.states, HeapAgenda()),

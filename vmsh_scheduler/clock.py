@@ -1,4 +1,4 @@
-"""The real clock. The only module that reads one."""
+"""The real clock of everything that waits. Programs that need the time once: wallclock.py."""
 
 import asyncio
 import ctypes
@@ -83,8 +83,3 @@ def boot_id() -> str:
 def stopwatch() -> float:
     """Seconds on a clock that never steps, for measuring how long something took."""
     return time.perf_counter()
-
-
-def wall_clock() -> Millis:
-    """Now, for programs that need the time once."""
-    return time.time_ns() // 1_000_000

@@ -1,46 +1,38 @@
 """The process: signals, service manager, reload, upkeep, graceful stop. What it runs is App's."""
 
 import asyncio
-import importlib
+import gc
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vmsh_scheduler import __version__
 from vmsh_scheduler.api.tcp_socket import Address, bind_tcp
-from vmsh_scheduler.app import App, Observers, open_app
+from vmsh_scheduler.app import App, Observers, open_app, open_logging
 from vmsh_scheduler.domain.secrets import secret_values
-from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Millis
 from vmsh_scheduler.errors import Busy, Exit, SchedulerError
 from vmsh_scheduler.observe.log_events import LogObserver
-from vmsh_scheduler.observe.logs import (
-    FATAL,
-    SERVER_STARTED,
-    STARTING,
-    LogHandler,
-    LogOptions,
-    open_log,
-    say,
-    under_journald,
-)
+from vmsh_scheduler.observe.logs import FATAL, SERVER_STARTED, STARTING, LogHandler, say
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.observe.systemd import Notifier
-from vmsh_scheduler.oneshot import TickReport, tick
-from vmsh_scheduler.operations import AppOperations, AppProbes
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.signals import Signals
+from vmsh_scheduler.sources.catalog import SettingsRequest
+from vmsh_scheduler.sources.child import Child, opened
+from vmsh_scheduler.sources.compiler import ChildCompiler
+from vmsh_scheduler.threads import start_threads
 
-if TYPE_CHECKING:  # loads aiohttp, which waits until the first slots have started
+if TYPE_CHECKING:  # waits until the first slots have started
     from vmsh_scheduler.api.server import Listener
 
 LOOK_EVERY_S = 1.0
 EXTRA_STOP: Millis = 15 * SECOND
+STATE_FINDING = "state finding"
 
 _LOG = logging.getLogger("vmsh_scheduler")
 
@@ -59,6 +51,8 @@ class Daemon:
         self._fed: Millis = 0
         self._listeners: list[Listener] = []
         self._looking: asyncio.Future[None] | None = None
+        self._troubles = list(app.store.troubles())
+        self._quiet_until: Millis = 0
 
     async def run(self) -> Exit:
         """Start, serve, drain; the exit code says whether the drain was clean."""
@@ -70,6 +64,8 @@ class Daemon:
         self._socket = bind_tcp(self._address)
         try:
             await self.reloader.first()
+            gc.freeze()  # modules and jobs stay: no search for garbage needs to go through them
+            gc.enable()
             await self._serve()
             return Exit.FAILED if self.hurried else Exit.OK
         finally:
@@ -94,17 +90,17 @@ class Daemon:
         return self._look_after(), self._reload_on_demand()
 
     async def _started(self, engine: "asyncio.Future[None]") -> None:
-        """The first slots start before the HTTP library is loaded: it takes longer than all the rest."""
+        """The first slots start before anything else is loaded."""
         await asyncio.sleep(0.05)
         if engine.done():
             engine.result()
         await self._listen()
-        self.notifier.ready(self._summary())
+        if self.notifier.active:
+            self.notifier.ready(self._summary())
 
     async def _listen(self) -> None:
-        """The HTTP library is loaded beside the loop: on a busy machine it takes longer than a slot may wait."""
-        await asyncio.to_thread(importlib.import_module, "vmsh_scheduler.api.server")
         from vmsh_scheduler.api.server import listen_control, listen_metrics
+        from vmsh_scheduler.operations import AppOperations, AppProbes
 
         settings = self.app.settings
         control = await listen_control(str(settings.state_path.parent), AppOperations(self.app, self.reloader))
@@ -133,6 +129,7 @@ class Daemon:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._look_at_files()
+            self._look_at_store()
             self._check_lock()
             self._feed_watchdog()
             if os.getpid() == 1:
@@ -145,6 +142,19 @@ class Daemon:
         if self._looking is not None:
             self._looking.result()
         self._looking = asyncio.ensure_future(self.reloader.poll())
+
+    def _look_at_store(self) -> None:
+        """Snapshots and journal rows that cannot be written stop nothing, so nobody else says it. At most once a
+        minute: the text of one trouble may change with every attempt."""
+        troubles, now = self.app.store.troubles(), self.app.clock.elapsed()
+        fresh = [trouble for trouble in troubles if trouble not in self._troubles]
+        self._troubles = [trouble for trouble in self._troubles if trouble in troubles]
+        if not fresh or now < self._quiet_until:
+            return
+        for trouble in fresh:
+            say(_LOG, logging.WARNING, STATE_FINDING, finding=trouble)
+        self._troubles += fresh
+        self._quiet_until = now + MINUTE
 
     def _check_lock(self) -> None:
         if self.app.store.lock.check() and not self.app.store.lock.mend():
@@ -194,7 +204,8 @@ class Daemon:
             self.notifier.reloading(time.monotonic_ns() // 1000)
             with suppress(Exception):  # said and counted by the reloader; the last good configuration stays
                 await self.reloader.now()
-            self.notifier.ready(self._summary())
+            if self.notifier.active:
+                self.notifier.ready(self._summary())
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _drain(self) -> None:
@@ -221,12 +232,29 @@ class Daemon:
             await listener.close()
 
 
-def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
-    """The whole life of a daemon. Raises SchedulerError kinds for what keeps it from starting."""
+def run(child: Child, asked: SettingsRequest) -> Exit:
+    """The whole life of a daemon. `child` reads the configuration, settings included, and is ended.
+
+    Raises SchedulerError kinds for what keeps it from starting."""
+    compiler = ChildCompiler(child)
+    try:
+        return _run(_settings(child, asked), asked.environ, compiler)
+    finally:
+        compiler.close()
+
+
+def _settings(child: Child, asked: SettingsRequest) -> Settings:
+    child.ask(asked)
+    _, settings = opened(child.frame())
+    assert isinstance(settings, Settings)  # noqa: S101  what the child answers to a SettingsRequest
+    return settings
+
+
+def _run(settings: Settings, environ: Mapping[str, str], compiler: ChildCompiler) -> Exit:
     redactor = Redactor(secret_values(environ))
     handler = open_logging(settings, environ, redactor)
     try:
-        return asyncio.run(_main(settings, environ, redactor, handler))
+        return asyncio.run(_main(settings, environ, redactor, handler, compiler))
     except SchedulerError as error:
         say(_LOG, logging.CRITICAL, FATAL, err=str(error), code=error.code)
         raise
@@ -238,29 +266,22 @@ def run(settings: Settings, environ: Mapping[str, str]) -> Exit:
         handler.close()
 
 
-async def _main(settings: Settings, environ: Mapping[str, str], redactor: Redactor, handler: LogHandler) -> Exit:
+async def _main(
+    settings: Settings,
+    environ: Mapping[str, str],
+    redactor: Redactor,
+    handler: LogHandler,
+    compiler: ChildCompiler,
+) -> Exit:
     observers = Observers(LogObserver(_LOG, handler.flush))
+    start_threads()
     app = await open_app(settings, environ, observers, redactor, command="vmsh-scheduler run", waits=True)
+    app.compiler = compiler
+    compiler.in_force = lambda: app.engine.board.jobs
     say(_LOG, logging.INFO, STARTING, pid=os.getpid(), state=str(settings.state_path), fence=app.fence)
-    for finding in app.store.opened.findings:
-        say(_LOG, logging.WARNING, "state finding", finding=finding)
+    for finding in (*app.store.opened.findings, *filter(None, (app.store.directory.doubt().text,))):
+        say(_LOG, logging.WARNING, STATE_FINDING, finding=finding)
     try:
         return await Daemon(app, Notifier.from_environ(environ)).run()
     finally:
         await app.close()
-
-
-def one_tick(settings: Settings, environ: Mapping[str, str]) -> TickReport:
-    """`tick`: the same engine, once. Raises SchedulerError kinds."""
-    redactor = Redactor(secret_values(environ))
-    handler = open_logging(settings, environ, redactor)
-    try:
-        return tick(settings, environ, LogObserver(_LOG, handler.flush), redactor)
-    finally:
-        handler.close()
-
-
-def open_logging(settings: Settings, environ: Mapping[str, str], redactor: Redactor) -> LogHandler:
-    fd = sys.stderr.fileno()
-    options = LogOptions(settings.log_level, settings.log_format, __version__, under_journald(environ, fd))
-    return open_log(options, fd, redactor)

@@ -1,6 +1,5 @@
 """Looks an installation over: each finding says what, whether it is well, and what to do."""
 
-import asyncio
 import os
 import shutil
 import socket
@@ -9,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from vmsh_scheduler.api.client import call
-from vmsh_scheduler.clock import wall_clock
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.engine.engine import SANE_CLOCK
 from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
 from vmsh_scheduler.settings import Settings
-from vmsh_scheduler.sources.catalog import compile_reading
+from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import peek
+from vmsh_scheduler.wallclock import wall_clock
 
 Row = dict[str, Any]
 SPARE_BYTES = 64 << 20
@@ -38,7 +37,7 @@ def _row(subject: str, kind: str, problem: str = "", fine: str = "") -> Row:
 
 def _compiled(settings: Settings, environ: Mapping[str, str]) -> JobSet | ConfigError:
     try:
-        return asyncio.run(compile_reading(ConfigWatch(settings.config_paths).read_now(), settings, environ))
+        return compile_files(ConfigWatch(settings.config_paths).read_now(), settings, environ)
     except ConfigError as error:
         return error
 
@@ -73,10 +72,13 @@ def _state(settings: Settings) -> Iterator[Row]:
         directory = open_directory(path, create=False)
         opened = peek(directory)
         broken = JournalReader(directory).verify()
+        doubt = directory.doubt()
     except SchedulerError as error:
         yield _row(str(path), "state", str(error))
         return
     yield _row(str(path), "state", "; ".join(opened.findings), f"{opened.condition.value}, {len(opened.states)} jobs")
+    if doubt.text:
+        yield _row(str(path.parent), "state", doubt.text if doubt.grave else "", doubt.text)
     yield _row(str(path.with_suffix(".db")), "journal", "; ".join(broken[:3]), "every hash chain is intact")
     held = [
         f"run {state.held.id} of {job_id} waits for `resolve`" for job_id, state in opened.states.items() if state.held

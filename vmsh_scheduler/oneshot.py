@@ -1,55 +1,46 @@
-"""Everything that works without a daemon: one tick, looking at the state on disk, changing it under the lock."""
+"""What is done without a daemon, under the lock: one tick, one change of the state on disk."""
 
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from logging import getLogger
 
-from vmsh_scheduler.api.operations import HistoryQuery, Json
-from vmsh_scheduler.app import App, Observers, open_app
-from vmsh_scheduler.clock import SystemClock
+from vmsh_scheduler.api.operations import Json
+from vmsh_scheduler.app import App, Compiler, Observers, compile_here, open_app, open_logging
+from vmsh_scheduler.at_rest import TickReport
 from vmsh_scheduler.domain.events import Finished
-from vmsh_scheduler.domain.health import Vitals, assess
-from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Status
-from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import Millis
-from vmsh_scheduler.domain.views import job_view, next_view
-from vmsh_scheduler.errors import ConfigError, StateWriteFailed
+from vmsh_scheduler.domain.secrets import secret_values
+from vmsh_scheduler.errors import StateWriteFailed
+from vmsh_scheduler.observe.log_events import LogObserver
+from vmsh_scheduler.observe.logs import LOGGER
 from vmsh_scheduler.observe.redact import Redactor
-from vmsh_scheduler.operations import AppOperations, explain, find_job, history
-from vmsh_scheduler.ports import Journal, Observer
+from vmsh_scheduler.operations import AppOperations
+from vmsh_scheduler.ports import Observer
 from vmsh_scheduler.reload import Reloader
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.signals import Signals
-from vmsh_scheduler.sources.catalog import compile_reading
 from vmsh_scheduler.sources.compiled import JobSet
-from vmsh_scheduler.sources.watch import ConfigWatch
-from vmsh_scheduler.stores.local.directory import open_directory
-from vmsh_scheduler.stores.local.journal import JournalReader
-from vmsh_scheduler.stores.local.load import Condition, Opened, peek
-from vmsh_scheduler.stores.memory import MemoryJournal
+from vmsh_scheduler.sources.watch import Reading
 
 
-@dataclass(frozen=True, slots=True)
-class TickReport:
-    """What one tick did."""
-
-    started: int
-    succeeded: int
-    failed: int
-    unknown: int
-    findings: tuple[str, ...]
-
-
-def tick(settings: Settings, environ: Mapping[str, str], observer: Observer, redactor: Redactor) -> TickReport:
+def tick(settings: Settings, environ: Mapping[str, str], jobs: JobSet | None = None) -> TickReport:
     """Open, sync, run what is due, wait for it, save. Raises Busy beside a daemon, StateUnreadable on lost state,
-    StateWriteFailed when something could not be written down: the next start finds what is open."""
-    return asyncio.run(_tick(settings, environ, observer, redactor))
+    StateWriteFailed when something could not be written down: the next start finds what is open.
+
+    `jobs`: what the files gave a moment ago; taken if they are still the same."""
+    redactor = Redactor(secret_values(environ))
+    handler = open_logging(settings, environ, redactor)
+    try:
+        return asyncio.run(_tick(settings, environ, LogObserver(getLogger(LOGGER), handler.flush), redactor, jobs))
+    finally:
+        handler.close()
 
 
-async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observer, redactor: Redactor) -> TickReport:
+async def _tick(
+    settings: Settings, environ: Mapping[str, str], observer: Observer, redactor: Redactor, jobs: JobSet | None
+) -> TickReport:
     ends: list[Status] = []
 
     def count(event: object) -> None:
@@ -59,6 +50,8 @@ async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observ
     app = await open_app(settings, environ, Observers(observer, count), redactor, command="vmsh-scheduler tick")
     try:
         app.engine.board.patient = False
+        if jobs is not None:
+            app.compiler = _unless_changed(jobs)
         await Reloader(app).first()
         with _stoppable(app):
             await app.engine.tick()
@@ -69,6 +62,14 @@ async def _tick(settings: Settings, environ: Mapping[str, str], observer: Observ
         return TickReport(len(ends), ends.count(Status.OK), failed, ends.count(Status.UNKNOWN), app.store.troubles())
     finally:
         await app.close()
+
+
+def _unless_changed(jobs: JobSet) -> Compiler:
+    async def compile_again(reading: Reading, settings: Settings, environ: Mapping[str, str]) -> JobSet:
+        same = reading.sha256 == jobs.config_hash
+        return jobs if same else await compile_here(reading, settings, environ)
+
+    return compile_again
 
 
 @contextmanager
@@ -101,82 +102,3 @@ def change(
             await app.close()
 
     return asyncio.run(work())
-
-
-class DiskView:
-    """The state on disk and the configuration, read only: what `status` and its kin show without a daemon."""
-
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        clock = SystemClock()
-        self.now: Millis = clock.now()
-        clock.close()
-        self._settings = settings
-        self._problems: tuple[str, ...] = ()
-        self.jobset = self._compile(environ)
-        self._opened, self._journal = _read(settings)
-
-    @property
-    def jobs(self) -> Mapping[str, Job]:
-        return self.jobset.jobs
-
-    def valid_jobs(self) -> Mapping[str, Job]:
-        """Raises ConfigError if there is a problem."""
-        if self._problems:
-            raise ConfigError("the configuration is invalid", problems=self._problems)
-        return self.jobs
-
-    def state(self, job_id: str) -> JobState:
-        return self._opened.states.get(job_id) or JobState()
-
-    def status(self) -> Json:
-        return {
-            "now": self.now,
-            "source": "no daemon is running (from disk)",
-            "status": self._condition(),
-            "config_hash": self.jobset.config_hash,
-            "findings": [*self._problems, *self.jobset.warnings, *self._opened.findings],
-            "fence": self._opened.fence,
-            "jobs": [job_view(job, self.state(id), self.now) for id, job in self.jobs.items()],
-        }
-
-    def next(self, job: str, limit: int) -> Json:
-        jobs = {job: find_job(self.jobs, job)} if job else self.jobs
-        return {"now": self.now, "slots": next_view(jobs, self._opened.states, self.now, limit)}
-
-    def why(self, job: str, at: Millis | None) -> Json:
-        found = find_job(self.valid_jobs(), job)
-        return {"now": self.now, **explain(found, self.state(job), self.now, at, self._journal)}
-
-    def history(self, query: HistoryQuery) -> Json:
-        return history(self.jobs, self._journal, query)
-
-    def verify_history(self, job: str) -> list[str]:
-        return self._journal.verify(job)
-
-    def _compile(self, environ: Mapping[str, str]) -> JobSet:
-        """A bad configuration is shown, and does not keep people from seeing the state."""
-        try:
-            reading = ConfigWatch(self._settings.config_paths).read_now()
-            return asyncio.run(compile_reading(reading, self._settings, environ))
-        except ConfigError as error:
-            self._problems = error.problems
-            return JobSet({}, "", ())
-
-    def _condition(self) -> str:
-        vitals = Vitals(
-            now=self.now,
-            uptime_s=0,
-            tick=self._settings.tick_ms,
-            last_tick=self.now,
-            config_loaded=not self._problems,
-            state_origin=self._opened.condition.value,
-        )
-        return assess(self.jobs.values(), self._opened.states, vitals).condition.value
-
-
-def _read(settings: Settings) -> tuple[Opened, Journal]:
-    """Raises Denied, StateUnreadable. A directory that does not exist yet is a fresh start, and is not made."""
-    if not settings.state_path.parent.exists():
-        return Opened({}, Condition.FRESH), MemoryJournal()
-    directory = open_directory(settings.state_path, create=False)
-    return peek(directory), JournalReader(directory)

@@ -1,11 +1,14 @@
 """The configuration while the daemon runs: noticed, read, compiled, put in force; refused, the last good one stays."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import ConfigRejected, Trouble
+from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import ConfigError
+from vmsh_scheduler.observe.logs import LOGGER, say
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import Reading, Unstable
 from vmsh_scheduler.sources.watch import Trouble as Unreadable
@@ -14,6 +17,10 @@ MASS = 4
 """With fewer jobs, losing half of them is no accident worth asking about."""
 CONFIRMATIONS = 2
 """Further looks at the same file before a mass removal is believed (reliability C10)."""
+DOUBTED_FOR: Millis = 1_900
+"""At least: the first of those looks may follow at once, because the files were compiled beside the loop."""
+
+_LOG = logging.getLogger(LOGGER)
 
 
 class Reloader:
@@ -24,10 +31,11 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._doubted: JobSet | None = None
         self._looks = 0
+        self._doubted_at: Millis = 0
 
     async def first(self, *, recover: bool = True) -> JobSet:
         """At start: raises ConfigError, for there is no last good configuration yet."""
-        jobs = await self._app.compile(self._app.watch.read_now(), first=True)
+        jobs = await self._app.compile(self._app.watch.read_now())
         await self._app.put_in_force(jobs, first=True, recover=recover)
         return jobs
 
@@ -35,9 +43,14 @@ class Reloader:
         """One cheap look; never raises for what is in the files."""
         async with self._lock:
             try:
-                await self._noticed(self._app.watch.poll(self._app.clock.elapsed()))
+                await self._noticed(await self._look())
             except ConfigError as error:
                 self._refuse(error)
+
+    async def _look(self) -> Reading | Unreadable | Unstable | None:
+        """Files that changed are read beside the loop: ten megabytes take longer than a slot may wait."""
+        watch, now = self._app.watch, self._app.clock.elapsed()
+        return None if watch.is_quiet() else await asyncio.to_thread(watch.poll, now)
 
     async def _noticed(self, found: Reading | Unreadable | Unstable | None) -> None:
         match found:
@@ -45,6 +58,8 @@ class Reloader:
                 await self._take(found, sure=False)
             case Unreadable():
                 self._refuse(ConfigError("the configuration cannot be read", problems=found.problems))
+            case Unstable():
+                say(_LOG, logging.DEBUG, "config not stable yet")
             case None if self._doubted is not None:
                 await self._look_again()
             case _:
@@ -54,7 +69,7 @@ class Reloader:
         """Read at once and believe it; raises ConfigError with every problem if it is refused."""
         async with self._lock:
             try:
-                return await self._take(self._app.watch.read_now(), sure=True)
+                return await self._take(await asyncio.to_thread(self._app.watch.read_now), sure=True)
             except ConfigError as error:
                 self._refuse(error)
                 raise
@@ -63,7 +78,7 @@ class Reloader:
         jobs = await self._app.compile(reading)
         self._doubted = None
         if not sure and self._is_mass_removal(jobs.jobs):
-            self._doubted, self._looks = jobs, 0
+            self._doubted, self._looks, self._doubted_at = jobs, 0, self._app.clock.elapsed()
             self._say("config_mass_removal", jobs)
         else:
             await self._app.put_in_force(jobs)
@@ -71,7 +86,8 @@ class Reloader:
 
     async def _look_again(self) -> None:
         self._looks += 1
-        if self._looks >= CONFIRMATIONS and self._doubted is not None:
+        long_enough = self._app.clock.elapsed() >= self._doubted_at + DOUBTED_FOR
+        if self._looks >= CONFIRMATIONS and long_enough and self._doubted is not None:
             jobs, self._doubted = self._doubted, None
             await self._app.put_in_force(jobs)
 

@@ -1,10 +1,8 @@
-"""Results -> tables for people or JSON for programs. No logic: what is shown was decided elsewhere."""
+"""Results -> tables for people. No logic: what is shown was decided elsewhere."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vmsh_scheduler.domain.text import printable
+from vmsh_scheduler.domain.text import one_line, printable
 
 Json = Mapping[str, Any]
 
@@ -43,20 +41,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
     return Console(stderr=stderr, no_color=plain or None, width=width, highlight=False, markup=False, emoji=False)
-
-
-def as_json(data: object) -> None:
-    """One document on stdout."""
-    sys.stdout.write(json_text(data))
-
-
-def json_text(data: object) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False, default=_plain) + "\n"
-
-
-def _plain(value: object) -> object:
-    """Our result values are dataclasses; paths and the like read as text."""
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def instant(ms: int | None) -> str:
@@ -102,8 +86,8 @@ def table(title: str, *columns: str) -> Table:
 
 
 def _row(into: Table, *cells: str | Text) -> None:
-    """Texts from files and commands cannot move the cursor or hide what follows."""
-    into.add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells))
+    """Texts from files, people and commands cannot move the cursor, hide what follows or look like a row."""
+    into.add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def status(view: Json) -> RenderableType:
@@ -149,7 +133,7 @@ def why(view: Json, now: int) -> RenderableType:
     answer = {"will": "will run", "will_not": "will not run", "did": "did run", "did_not": "did not run"}
     verdict = answer.get(view["verdict"], view["verdict"].replace("_", " "))
     when = f" ({instant(view['at'])}, {ahead(view['at'], now)})" if view["at"] and view["at"] > now else ""
-    lines = [Text.assemble((view["job_id"], "bold"), printable(f" {verdict}{when}: {view['text']}"))]
+    lines = [Text.assemble((view["job_id"], "bold"), one_line(f" {verdict}{when}: {view['text']}"))]
     if view["slot"] is not None:
         lines.append(Text(f"slot: {instant(view['slot'])}"))
     if view["remedy"]:

@@ -26,7 +26,7 @@ from bench.report import Row, Values
 from bench.workload import Work, idle
 
 NAMED = ("typer", "yaml", "pydantic", "tenacity", "prometheus_client", "filelock", "rich")
-"""Libraries the program was asked to stand on; aiohttp and cryptography were its own choice."""
+"""Libraries the program was asked to stand on; cryptography was its own choice."""
 STEADY_CPU = 0.02
 """Share of one core below which loading is over."""
 _LOOK_S = 0.5
@@ -37,7 +37,6 @@ def run(lab: Lab) -> list[Row]:
     for count in (100, 1000) if lab.small else (1000, 10_000):
         measures = {program.name: _measure(lab, program, count) for program in _programs()}
         measures["imports"] = _imports(lab, NAMED)
-        measures["imports, HTTP too"] = _imports(lab, (*NAMED, "asyncio", "aiohttp.web"))
         rows += lab.compare("idle", f"{count} jobs", measures, ("floor", "imports", "APScheduler", "cronstable"))
     return rows
 

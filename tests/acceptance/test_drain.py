@@ -32,7 +32,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_running_command_is_waited_for(place: Place, number: int) -> None:
+def test_g1_a_running_command_is_waited_for(place: Place, number: int) -> None:
     daemon = busy(place)
     daemon.signal(number)
     line = daemon.wait_line("draining")
@@ -46,7 +46,7 @@ def test_a_running_command_is_waited_for(place: Place, number: int) -> None:
     assert json.loads(place.state.read_text())["ns"]["last"]["fast"] > 0
 
 
-def test_nothing_new_starts_while_it_drains(place: Place) -> None:
+def test_g1_nothing_new_starts_while_it_drains(place: Place) -> None:
     daemon = busy(place, every="1s", policy="reanchor: true")
     daemon.signal(signal.SIGTERM)
     drained_at = datetime.fromisoformat(daemon.wait_line("draining")["time"])
@@ -57,7 +57,7 @@ def test_nothing_new_starts_while_it_drains(place: Place) -> None:
     assert len(Stub(place).calls()) == calls == 1
 
 
-def test_a_second_signal_hurries(place: Place) -> None:
+def test_g2_a_second_signal_hurries(place: Place) -> None:
     daemon = busy(place)
     pid = Stub(place).calls()[0]["pid"]
     daemon.signal(signal.SIGTERM)
@@ -70,7 +70,7 @@ def test_a_second_signal_hurries(place: Place) -> None:
     assert "Traceback" not in daemon.text()
 
 
-def test_a_command_that_does_not_hear_is_killed(place: Place) -> None:
+def test_g2_a_command_that_does_not_hear_is_killed(place: Place) -> None:
     daemon = busy(place, deaf=True)
     pid = Stub(place).calls()[0]["pid"]
     daemon.signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_a_command_that_does_not_hear_is_killed(place: Place) -> None:
     assert gone(pid)
 
 
-def test_the_deadline_of_the_drain_holds(place: Place) -> None:
+def test_g1_the_deadline_of_the_drain_holds(place: Place) -> None:
     daemon = busy(place, drain_ms=500)
     pid = Stub(place).calls()[0]["pid"]
     daemon.signal(signal.SIGTERM)
@@ -91,7 +91,7 @@ def test_the_deadline_of_the_drain_holds(place: Place) -> None:
     assert gone(pid)
 
 
-def test_a_run_that_was_cut_short_goes_on_with_its_slot_and_key(place: Place) -> None:
+def test_g1_a_run_that_was_cut_short_goes_on_with_its_slot_and_key(place: Place) -> None:
     daemon = busy(place, drain_ms=200)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 1
@@ -105,7 +105,7 @@ def test_a_run_that_was_cut_short_goes_on_with_its_slot_and_key(place: Place) ->
     again.stop()
 
 
-def test_an_idle_daemon_stops_at_once(place: Place) -> None:
+def test_g1_an_idle_daemon_stops_at_once(place: Place) -> None:
     place.configure(cadences(fast="every: 1h"))
     daemon = place.daemon().ready()
     daemon.stop()
@@ -114,7 +114,7 @@ def test_an_idle_daemon_stops_at_once(place: Place) -> None:
     assert not (place.state.parent / "control.sock").exists()
 
 
-def test_a_signal_during_the_start_still_ends_it(place: Place) -> None:
+def test_g5_a_signal_during_the_start_still_ends_it(place: Place) -> None:
     place.configure(cadences(fast="every: 1h"))
     daemon = place.daemon()
     daemon.wait_line("scheduler starting")

@@ -1,248 +1,215 @@
-"""Rows C1 to C4 at a running daemon: whatever happens to its files, no slot is lost and nothing else changes."""
+"""Rows C1 to C4 and C10 to C12 at a running daemon: whatever happens to its files, no slot is lost and nothing else
+changes."""
 
-import os
 import random
-import resource
-import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, Document
-from tests.support.faults import Cadence, Site, document, rss_kb, site
-from tests.support.ledger import differences, gaps, violations
-from vmsh_scheduler.domain.decision import Verdict
-from vmsh_scheduler.domain.trigger import SECOND
+from tests.support.config_faults import (
+    BOMBS,
+    LOADED,
+    REFUSED_S,
+    REJECTED,
+    RSS_GROWTH_KB,
+    TAKEN_AWAY,
+    Watched,
+    ask,
+    bomb,
+    delete,
+    generations,
+    idle,
+    jobs,
+    lose_most,
+    replace_by_a_directory,
+    replace_by_a_link_to_itself,
+    rewrite_in_halves,
+    storm,
+    swap_maps,
+    take_away,
+    watched,
+)
+from tests.support.daemon import Document
+from tests.support.faults import Cadence
+from vmsh_scheduler.errors import ConfigError
 
 SEED = 20261121
-LOADED, REJECTED = "namespaces config loaded", "config rejected"
-REFUSED_S = 1.5
-"""CPU seconds of `validate-config`, its start included: what else the machine does is not its fault."""
-RSS_GROWTH_KB = 32 << 10
-
-
-def levels(line: Callable[[str, str], str]) -> str:
-    """Nine lines, each built on the one before."""
-    return "".join(line(chr(97 + n), chr(98 + n)) + "\n" for n in range(9))
-
-
-BOMBS = {
-    "deep_lists": "a: " + "[" * 200_000,
-    "deep_mappings": "{a: " * 200_000,
-    "deep_blocks": "a:\n " + "- " * 2_000_000,
-    "laughs": "a: &a [x, x]\n" + levels(lambda n, m: f"{m}: &{m} [" + ", ".join([f"*{n}"] * 9) + "]"),
-    "merges": "a: &a {x: 1}\n" + levels(lambda n, m: f"{m}: &{m} {{<<: [" + ", ".join([f"*{n}"] * 9) + "]}"),
-    "recursive": "namespaces: &a [*a]",
-    "copied_text": "a: &a '" + "x" * 5_000_000 + "'\nb: [" + "*a, " * 1_000 + "]",
-    "wide": "a: [" + "1," * 3_000_000 + "]",
-    "long": "a:\n" + "- 1\n" * 2_400_000,
-    "digits": "a: " + "9" * 5_000_000,
-    "same_keys": "namespaces:\n" + "  a: 1\n" * 900_000,
-    "sparse": "",
-}
-SPARSE = 1 << 30
-
-
-@dataclass
-class Watched:
-    """A daemon with one healthy cadence, and where its files are."""
-
-    site: Site
-    healthy: Cadence
-    daemon: Daemon
-
-    @property
-    def file(self) -> Path:
-        return self.site.place.namespaces
-
-    def good(self, *more: Cadence) -> str:
-        return document(self.healthy, *more)
-
-    def health(self) -> tuple[int, str]:
-        answer = self.daemon.get("/health")
-        return answer.status, answer.json["status"]
-
-    def goes_on(self) -> None:
-        """Another slot was served from now on."""
-        seen = len(self.site.starts(self.healthy))
-        self.daemon.wait_until(lambda: len(self.site.starts(self.healthy)) > seen, "another slot", 5)
-
-    def close(self) -> None:
-        """Stopped in order, and every slot of the healthy cadence was served, on time."""
-        self.daemon.stop()
-        assert violations(self.site.entries()) == []
-        books = self.site.books()
-        assert differences(self.site.entries(), books) == []
-        assert gaps(books, {self.healthy.job: SECOND}) == []
-        mine = [decision for decision in books.decisions if decision.job_id == self.healthy.job]
-        assert {decision.verdict for decision in mine} == {Verdict.FIRED}
-        late = [e.start_delay for e in books.executions if e.run.job_id == self.healthy.job][:-1]
-        assert max(late) < SECOND, late
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    place = site(tmp_path)
-    healthy = place.work("healthy")
-    place.configure(healthy)
-    try:
-        yield Watched(place, healthy, place.place.daemon().ready())
-    finally:
-        place.place.close()
+def seen(tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path) as made:
+        yield made
 
 
-def drop(bomb: str, path: Path) -> None:
-    fresh = path.with_suffix(".fresh")
-    with fresh.open("w") as file:
-        file.write(BOMBS[bomb])
-        if bomb == "sparse":
-            file.truncate(SPARSE)
-    fresh.replace(path)
+def test_c1_a_hundred_half_written_files_are_never_believed(seen: Watched) -> None:
+    rewrite_in_halves(seen, 100, random.Random(SEED))
+    seen.stop()
 
 
-def validate(watched: Watched) -> tuple[float, str]:
-    """CPU seconds and the words of a refusal."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = watched.site.place.cli("validate-config")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.code == os.EX_CONFIG, done.err[-2000:]
-    assert "Traceback" not in done.err
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.err
+def test_c1_what_is_half_written_for_long_is_believed(tmp_path: Path) -> None:
+    """The check above would notice: nobody can tell a file that is done from one whose writer sleeps."""
+    with watched(tmp_path, LOG_LEVEL="debug") as seen:
+        extra = seen.site.work("extra", every="1h")
+        seen.site.place.write("config/namespaces.yaml", seen.good(extra))
+        seen.daemon.wait_line("config not stable yet")
+        seen.daemon.wait_line(LOADED, after=1)
+        seen.file.write_text(seen.good())
+        assert seen.daemon.wait_line(LOADED, after=2)["removed"] == [extra.job]
+        seen.stop()
 
 
-def test_c4_twelve_bombs_change_nothing(watched: Watched) -> None:
-    assert len(BOMBS) == 12
-    watched.goes_on()
-    before = rss_kb(watched.daemon.pid)
-    for bomb in BOMBS:
-        drop(bomb, watched.file)
-        took, said = validate(watched)
-        assert took <= REFUSED_S, f"{bomb}: {took:.2f} s of CPU"
-        assert len(said) < 20_000, f"{bomb}: {len(said)} characters"
-        assert watched.file.name in said
-        done = watched.site.place.cli("reload")
-        assert done.code == os.EX_CONFIG, f"{bomb}: {done.err}"
-        assert watched.daemon.lines(REJECTED) != []
-        assert watched.health() == (200, "degraded"), bomb
-    assert rss_kb(watched.daemon.pid) - before <= RSS_GROWTH_KB
-    assert len(watched.daemon.lines(LOADED)) == 1
-    watched.site.place.write("config/namespaces.yaml", watched.good())
-    watched.daemon.wait_until(lambda: watched.health() == (200, "healthy"), "healthy")
-    assert not any(line.keys() & {"added", "changed", "removed"} for line in watched.daemon.lines(LOADED)[1:])
-    watched.close()
+def test_c2_a_file_that_is_taken_away_costs_no_slot(seen: Watched) -> None:
+    for how in (delete, replace_by_a_directory, replace_by_a_link_to_itself):
+        assert how in TAKEN_AWAY
+        take_away(seen, how)
+    seen.stop()
 
 
-def test_c1_two_hundred_half_written_files_are_never_believed(watched: Watched) -> None:
-    """Written in place, with the first half on disk alone for a while: cut where it would be a valid file."""
-    extra = watched.site.work("extra", every="1h")
-    dice = random.Random(SEED)
-    for number in range(200):
-        text = watched.good(extra).replace("every: 1s", "every: 1s  # " + "x" * (number % 7))
-        half = text.index(f"  {extra.name}:")
-        with watched.file.open("w") as file:
-            file.write(text[:half])
-            file.flush()
-            time.sleep(dice.uniform(0, 0.04))
-            file.write(text[half:])
-    added = watched.daemon.wait_line(LOADED, after=1)
-    assert added["added"] == [extra.job], f"seed {SEED}"
-    watched.goes_on()
-    assert watched.daemon.lines(REJECTED) == []
-    assert [line for line in watched.daemon.lines(LOADED) if "removed" in line] == [], f"seed {SEED}"
-    watched.close()
+def test_c3_thirty_configmap_swaps_are_never_mixed(tmp_path: Path) -> None:
+    assert swap_maps(tmp_path, 30, random.Random(SEED)) >= 2
 
 
-def test_c2_a_deleted_file_costs_no_slot(watched: Watched) -> None:
-    text = watched.file.read_text()
-    watched.file.unlink()
-    watched.daemon.wait_line(REJECTED)
-    assert watched.health() == (200, "degraded")
-    watched.goes_on()
-    watched.goes_on()
-    assert len(watched.daemon.lines(REJECTED)) == 1
-    watched.file.write_text(text)
-    watched.daemon.wait_until(lambda: watched.health() == (200, "healthy"), "healthy")
-    watched.close()
+def test_c3_a_mix_would_be_noticed() -> None:
+    with pytest.raises(AssertionError, match="a mix"):
+        generations({"added": ["g1/fast", "_agents/anon/g2", "healthy/fast"]}, "added")
 
 
-class ConfigMap:
-    """Two files through `..data`, as a kubelet mounts and swaps them; both carry the generation."""
-
-    def __init__(self, place: Site, healthy: Cadence) -> None:
-        self.place = place
-        self.healthy = healthy
-        self.root = place.place.root / "config"
-        self.root.mkdir()
-        self.flip(0)
-        for name in ("namespaces.yaml", "agents.yaml"):
-            (self.root / name).symlink_to(f"..data/{name}")
-
-    def flip(self, generation: int) -> None:
-        directory = self.root / f"..{generation}"
-        directory.mkdir()
-        marked = self.place.work(f"g{generation}", every="1h")
-        (directory / "namespaces.yaml").write_text(document(self.healthy, marked))
-        (directory / "agents.yaml").write_text(
-            f"agents:\n  - {{agentId: g{generation}, walletAddress: 'kaspatest:qq', status: PAUSED, "
-            "callback: {command: ['true']}}\n"
-        )
-        old = (self.root / "..data").resolve() if generation else None
-        (self.root / "..data_tmp").symlink_to(directory.name)
-        (self.root / "..data_tmp").rename(self.root / "..data")
-        if old is not None:
-            shutil.rmtree(old)
+def test_c4_four_bombs_change_nothing(seen: Watched) -> None:
+    """One for each line of defence: depth, aliases, number of problems, size. All twelve: the soak tests."""
+    worst = bomb(seen, list(BOMBS)[:4], validated=1)
+    assert worst.cpu_s <= REFUSED_S
+    assert worst.rss_kb <= RSS_GROWTH_KB
+    assert worst.words < 20_000
+    seen.stop()
 
 
-def generations(line: Document, change: str) -> set[str]:
-    """Which generations a reload added or removed; both files of one have to be named."""
-    jobs = [job for job in line.get(change, []) if not job.startswith("healthy")]
-    names = {job.removeprefix("_agents/anon/").removesuffix("/fast") for job in jobs}
-    assert len(jobs) == 2 * len(names), f"a mix: {line}"
-    return names
+def instant(line: Document) -> datetime:
+    return datetime.fromisoformat(line["time"])
 
 
-def test_c3_fifty_configmap_swaps_are_never_mixed(tmp_path: Path) -> None:
-    place = site(tmp_path)
-    healthy = place.work("healthy")
-    mount = ConfigMap(place, healthy)
-    dice = random.Random(SEED)
-    try:
-        watched = Watched(place, healthy, place.place.daemon().ready())
-        for generation in range(1, 51):
-            mount.flip(generation)
-            watched.daemon.signal(signal.SIGHUP)
-            time.sleep(dice.uniform(0, 0.15))
-        watched.daemon.wait_until(lambda: "g50/fast" in watched.daemon.lines(LOADED)[-1].get("added", []), "the last")
-        loaded = watched.daemon.lines(LOADED)
-        assert len(loaded) >= 3
-        for line in loaded[1:]:
-            if "added" in line:
-                assert len(generations(line, "added")) == 1, f"seed {SEED}"
-                assert len(generations(line, "removed")) == 1, f"seed {SEED}"
-        assert watched.daemon.lines(REJECTED) == [], f"seed {SEED}"
-        watched.close()
-    finally:
-        place.place.close()
+def test_c10_losing_most_jobs_at_once_is_doubted_first(seen: Watched) -> None:
+    """Believed after two more looks; their states are kept, so that nothing runs again when they are back."""
+    many = idle(seen, 4)
+
+    def believed() -> None:
+        doubt = seen.daemon.wait_line("trouble", what="config_mass_removal")
+        assert (doubt["before"], doubt["after"]) == (5, 1)
+        assert set(jobs(seen.site.place)) == {"healthy/fast", *(each.job for each in many)}
+        line = seen.daemon.wait_line(LOADED, after=2)
+        assert instant(line) - instant(doubt) > timedelta(seconds=0.9)
+
+    lose_most(seen, many, believed)
+    seen.stop()
 
 
-@pytest.mark.parametrize("exact", [True, False], ids=["crash_exact", "piped"])
-def test_a_reload_leaves_a_run_that_is_going_on_alone(watched: Watched, exact: bool) -> None:
-    """It is this daemon's own: neither adopted nor lost, and certainly not started again."""
-    mode = f"crash_exact: {str(exact).lower()}"
-    going = watched.site.work("going", mode, every="1h", seconds=2)
-    watched.site.place.write("config/namespaces.yaml", watched.good(going))
-    watched.daemon.wait_until(lambda: watched.site.starts(going), "a run")
-    watched.daemon.signal(signal.SIGHUP)
-    watched.daemon.wait_line(LOADED, after=2)
-    more = watched.site.work("more", every="1h")
-    watched.site.place.write("config/namespaces.yaml", watched.good(going, more))
-    watched.daemon.wait_line("anchor success", ns="more")
-    watched.daemon.wait_line("anchor success", ns="going")
-    watched.goes_on()
-    assert len(watched.daemon.lines("anchor success", ns="going")) == 1
-    assert watched.daemon.lines("runs recovered") == []
-    watched.close()
+def test_c10_sighup_believes_at_once_and_a_restart_forgets_nothing(seen: Watched) -> None:
+    many = idle(seen, 4)
+    lose_most(seen, many, lambda: seen.daemon.signal(signal.SIGHUP))
+    assert seen.daemon.lines("trouble", what="config_mass_removal") == []
+    seen.site.place.write("config/namespaces.yaml", seen.good())
+    ask(seen.site.place, "POST", "/reload")
+    seen.daemon.stop()
+    seen.daemon = seen.site.place.daemon().ready()
+    seen.goes_on()
+    seen.site.place.write("config/namespaces.yaml", seen.good(*many))
+    assert len(seen.daemon.wait_line(LOADED, after=1)["added"]) == 4
+    seen.goes_on()
+    assert [len(seen.site.starts(each)) for each in many] == [1] * 4
+    seen.daemon.stop()
+
+
+def test_c10_a_doubted_removal_that_is_taken_back_removes_nothing(seen: Watched) -> None:
+    many = idle(seen, 5)
+    seen.site.place.write("config/namespaces.yaml", seen.good(*many))
+    seen.daemon.wait_line(LOADED, after=1)
+    seen.site.place.write("config/namespaces.yaml", seen.good())
+    seen.daemon.wait_line("trouble", what="config_mass_removal")
+    seen.site.place.write("config/namespaces.yaml", seen.good(*many) + "# back again\n")
+    seen.daemon.wait_line(LOADED, after=2)
+    assert len(jobs(seen.site.place)) == 6
+    assert all("removed" not in line for line in seen.daemon.lines(LOADED))
+    seen.site.place.write("config/namespaces.yaml", seen.good(*many[:2]))
+    assert len(seen.daemon.wait_line(LOADED, after=3)["removed"]) == 3, "half of them is no mass"
+    assert len(seen.daemon.lines("trouble")) == 1
+    seen.stop()
+
+
+def test_c11_a_storm_of_valid_files_is_at_most_one_reload_a_second(seen: Watched) -> None:
+    texts = [seen.good(), seen.good(*idle(seen, 2))]
+    found = storm(seen, texts, 600, 4)
+    assert (found.writes, found.reloads > 0) == (600, True)
+    assert found.reloads <= found.seconds + 1
+    assert seen.daemon.lines(REJECTED) == []
+    seen.goes_on()
+    seen.stop()
+
+
+CANARY = "canary-0451"
+C12_FILES = (
+    f"namespaces: {{ns: {{token: {CANARY}: x}}}}\n",
+    f"namespaces:\n  ns:\n    token: '{CANARY}\n",
+    f"namespaces: !{CANARY} x\n",
+    f"namespaces: *{CANARY}\n",
+    f"namespaces: {CANARY}\n",
+)
+C12_LINES = (
+    f"token: {CANARY}",
+    f"env: {{TOKEN={CANARY}}}",
+    f"pass_env: [TOKEN={CANARY}]",
+    f"retry: {{rules: [{{stderr: '(?P={CANARY})', class: auth}}]}}",
+    f"probe: {CANARY}",
+    f"timeout: {CANARY}",
+    f"confirmations: {CANARY}",
+    f"catch_up: {CANARY}",
+    f"policyOID: {CANARY}",
+    f"cwd: '${{A-{CANARY}'",
+)
+
+
+def test_c12_no_output_repeats_a_value_of_a_refused_file(seen: Watched) -> None:
+    place = seen.site.place
+    said: list[str] = []
+    lines = [Cadence(f"n{number}", ("true",), more=(line,)) for number, line in enumerate(C12_LINES)]
+    for text in (*C12_FILES, seen.good(*lines)):
+        place.write("config/namespaces.yaml", f"{text}# {CANARY}\n")
+        with pytest.raises(ConfigError) as refused:
+            ask(place, "POST", "/reload")
+        said += [str(refused.value), *refused.value.problems]
+        said += [str(ask(place, "GET", path)) for path in ("/status", "/health")]
+    assert len(refused.value.problems) >= len(C12_LINES)
+    assert len(seen.daemon.lines(REJECTED)) == len(C12_FILES) + 1
+    for words in (["validate-config"], ["status"], ["doctor"], ["tick"], ["config", "show"]):
+        done = place.cli(*words)
+        said += [done.out, done.err]
+    said += [seen.daemon.get(path).body for path in ("/health", "/health?strict=1", "/metrics")]
+    said += [seen.daemon.text(), *(each.read_bytes().decode(errors="replace") for each in kept(place.state.parent))]
+    assert [text for text in said if CANARY in text] == []
+    assert "namespaces.yaml:" in seen.daemon.text()
+
+
+def kept(state: Path) -> list[Path]:
+    return [path for path in state.rglob("*") if path.is_file()]
+
+
+def test_a_reload_leaves_runs_that_are_going_on_alone(seen: Watched) -> None:
+    """They are this daemon's own: neither adopted nor lost, and certainly not started again."""
+    going = [
+        seen.site.work(name, f"crash_exact: {exact}", every="1h", seconds=2)
+        for name, exact in (("recorded", "true"), ("piped", "false"))
+    ]
+    seen.site.place.write("config/namespaces.yaml", seen.good(*going))
+    seen.daemon.wait_until(lambda: all(seen.site.starts(each) for each in going), "a run of each")
+    seen.daemon.signal(signal.SIGHUP)
+    seen.daemon.wait_line(LOADED, after=2)
+    more = seen.site.work("more", every="1h")
+    seen.site.place.write("config/namespaces.yaml", seen.good(*going, more))
+    for cadence in (more, *going):
+        seen.daemon.wait_line("anchor success", ns=cadence.name)
+    seen.goes_on()
+    assert [len(seen.daemon.lines("anchor success", ns=each.name)) for each in going] == [1, 1]
+    assert seen.daemon.lines("runs recovered") == []
+    seen.stop()

@@ -24,6 +24,8 @@ FULL_S = 3.2
 """Three slots of the quick cadence."""
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 """Coverage would want to write its own file on the full disk, and complain."""
+STEP = 900
+"""Bytes; the line that a run ends with is longer."""
 ONE_TICK_S = 2.0
 """The retry of a second, and room for a busy machine."""
 
@@ -80,10 +82,13 @@ def test_s5_a_full_disk_stops_starts_and_costs_nothing(tmp_path: Path) -> None:
 def stay_full(daemon: Daemon, place: Site, long: Cadence) -> None:
     daemon.wait_line("state write failed")
     began = time.monotonic()
+    daemon.wait_until(lambda: time.monotonic() - began > 1.5, "what was written down before to have started")
     before, starts = logs(place), [entry for entry in place.entries() if entry.kind == "start"]
+    began = time.monotonic()
     run = place.starts(long)[-1].run
     daemon.wait_until(lambda: time.monotonic() - began > FULL_S, "three more slots")
     assert [entry for entry in place.entries() if entry.kind == "start"] == starts, "started without an intent"
+    assert all(entry.run.encode() in b"".join(before.values()) for entry in starts), "started without an intent"
     assert [entry.kind for entry in place.entries() if entry.run == run] == ["start", "end"]
     assert daemon.lines("anchor success", run=run) == [], "acknowledged and not on disk"
     assert len(daemon.lines("state write failed")) == 1, "at most one line a minute"
@@ -93,6 +98,7 @@ def stay_full(daemon: Daemon, place: Site, long: Cadence) -> None:
     answer = daemon.get("/health")
     assert (answer.status, answer.json["status"], answer.json["state"]["writable"]) == (503, "unhealthy", False)
     assert daemon.get("/livez").status == 200
+    assert (daemon.value("vmsh_state_write_errors_total") or 0) >= 3, "one for each slot"
 
 
 def recover(daemon: Daemon, place: Site, quick: Cadence) -> None:
@@ -131,40 +137,22 @@ def tick_at_next_slot(place: Site, cadence: Cadence) -> None:
     place.place.cli("tick").ok()
 
 
-def sizes(place: Site) -> list[int]:
-    """Where each line of the newest log ends, a little less and a little more; nothing at all, and plenty."""
+def sizes(place: Site, step: int) -> list[int]:
+    """Nothing at all; then steps so small that one of them ends between any intent and the end of its run; plenty."""
     newest = max(place.place.state.parent.glob("*.wal"), key=lambda path: int(path.name.split(".")[-2]))
-    ends = [sum(map(len, lines)) for lines in prefixes(newest.read_bytes().splitlines(keepends=True))]
-    return [0, *(end + by for end in ends for by in (-20, 20)), 100_000]
+    return [*range(0, newest.stat().st_size + step, step), 100_000]
 
 
-def prefixes(lines: list[bytes]) -> list[list[bytes]]:
-    return [lines[:count] for count in range(1, len(lines) + 1)]
-
-
-def test_s5_a_tick_on_a_full_disk_exits_74_and_loses_nothing(tmp_path: Path) -> None:
-    """Full before, in and after every line that a tick writes into its log: each write is refused once."""
-    place = site(tmp_path, **UNMEASURED)
+def full_ticks(place: Site, step: int) -> list[int]:
+    """A tick at each size of the disk, and their exit codes; nothing may be lost, repeated, or started unrecorded."""
     cadence = place.work("quick")
     place.configure(cadence)
     place.place.cli("tick").ok()
     tick_at_next_slot(place, cadence)
-    state = place.place.state
     codes, started = [], []
-    for size in sizes(place):
-        before = state.read_bytes()
-        wait_for_slot(place, cadence)
-        done = limited(place, size, "tick")
-        assert done.returncode in (0, os.EX_IOERR), done.stderr
-        assert "Traceback" not in done.stderr
-        codes.append(done.returncode)
+    for size in sizes(place, step):
+        codes.append(full_tick(place, cadence, size))
         started.append(len(place.starts(cadence)))
-        if done.returncode:
-            assert str(state.parent) in done.stderr
-            assert "0 failed" not in done.stderr
-        if size < len(before):
-            assert state.read_bytes() == before
-        assert place.peek().condition is Condition.LOADED
     assert codes[0] == os.EX_IOERR
     assert codes[-1] == 0
     assert started[0] == 2, "started without an intent"
@@ -174,6 +162,27 @@ def test_s5_a_tick_on_a_full_disk_exits_74_and_loses_nothing(tmp_path: Path) -> 
     place.place.cli("tick").ok()
     assert violations(place.entries()) == []
     assert differences(place.entries(), place.books()) == []
+    return codes
+
+
+def full_tick(place: Site, cadence: Cadence, size: int) -> int:
+    state, before = place.place.state, place.place.state.read_bytes()
+    wait_for_slot(place, cadence)
+    done = limited(place, size, "tick")
+    assert done.returncode in (0, os.EX_IOERR), done.stderr
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert str(state.parent) in done.stderr
+        assert "0 failed" not in done.stderr
+    if size < len(before):
+        assert state.read_bytes() == before
+    assert place.peek().condition is Condition.LOADED
+    return done.returncode
+
+
+def test_s5_a_tick_on_a_full_disk_exits_74_and_loses_nothing(tmp_path: Path) -> None:
+    """Full ever a little later: before the intent, between a start and its end, after everything."""
+    full_ticks(site(tmp_path, **UNMEASURED), STEP)
 
 
 def test_s5_a_daemon_with_a_full_disk_can_be_stopped(tmp_path: Path) -> None:

@@ -1,130 +1,30 @@
 """S1 and G4: the daemon is killed at random moments; what its commands wrote is held against what it wrote down."""
 
-import os
-import random
-import signal
-import time
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, until
-from tests.support.faults import Cadence, Site, site
-from tests.support.ledger import Entry, differences, gaps, violations
+from tests.support.daemon import until
+from tests.support.faults import site
+from tests.support.kills import COUNTED, UP, crash, killed, unaccounted
+from tests.support.ledger import Entry, differences, violations
 from vmsh_scheduler.domain.run import Status
-from vmsh_scheduler.domain.trigger import SECOND
-from vmsh_scheduler.stores.local.load import Condition
 
 ROUNDS = 50
 SEED = 20261121
-WINDOW_S = 0.4
-WHOLE_BOOT = 5
-"""In every fifth round the moment may lie anywhere in the start, before the daemon is ready too."""
-BOOT_S = 0.5
-COUNTED = ("recovered", "never_began", "adopted", "unknown")
 
 
-@dataclass
-class Rounds:
-    """What was seen while the daemon was killed again and again."""
-
-    site: Site
-    dice: random.Random
-    recovered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
-    open_before: int = 0
-    said: int = 0
-
-    def play(self, number: int) -> None:
-        daemon = self.site.place.daemon()
-        anywhere = number % WHOLE_BOOT == 0
-        if not anywhere:
-            daemon.wait_line("namespaces config loaded")
-        # The random moment is the fault itself.
-        time.sleep(self.dice.uniform(0, BOOT_S + WINDOW_S if anywhere else WINDOW_S))
-        crash(daemon)
-        self.count(daemon)
-        self.inspect(number)
-
-    def count(self, daemon: Daemon) -> None:
-        """A start that said what it recovered must have found exactly the runs that were open."""
-        for line in daemon.lines("runs recovered"):
-            assert sum(line[name] for name in COUNTED) == self.open_before, line
-            self.said += 1
-            for name in COUNTED:
-                self.recovered[name] += line[name]
-
-    def inspect(self, number: int) -> None:
-        opened = self.site.peek()
-        whole = opened.condition is Condition.LOADED or (opened.condition is Condition.FRESH and number == 0)
-        assert whole, f"round {number}: {opened.condition}: {opened.findings}"
-        assert not opened.findings, f"round {number}: {opened.findings}"
-        self.open_before = sum(len(state.runs) for state in opened.states.values())
-
-
-def crash(daemon: Daemon) -> None:
-    """SIGKILL to the daemon alone: its commands live on."""
-    os.kill(daemon.pid, signal.SIGKILL)
-    daemon.wait()
-
-
-def cadences(site: Site) -> list[Cadence]:
-    """Spread over the second by their splay, quick and slow, one that fails its first attempt of every slot."""
-    spread = "splay: 1s"
-    return [
-        site.work("quick"),
-        site.work("spread", spread),
-        site.work("another", spread),
-        site.work("slow", spread, seconds=0.3),
-        site.work("slower", "overlap: wait", seconds=0.7),
-        site.work("shaky", spread, "retry: {base: 100ms}", failing=1),
-    ]
-
-
-def test_s1_g4_fifty_kills_leave_no_duplicate_no_unknown_no_lost_success(tmp_path: Path) -> None:
-    place = site(tmp_path)
-    jobs = cadences(place)
-    place.configure(*jobs)
-    rounds = Rounds(place, random.Random(SEED))
-    try:
-        for number in range(ROUNDS):
-            rounds.play(number)
-        finish(place, rounds)
-    except AssertionError as error:
-        raise AssertionError(f"seed {SEED}: {error}") from error
-    finally:
-        place.place.close()
-    check(place, jobs)
+def test_s1_fifty_kills_leave_no_duplicate_no_unknown_no_lost_success(tmp_path: Path) -> None:
+    rounds = killed(tmp_path, ROUNDS, SEED)
     assert rounds.recovered["unknown"] == 0
     assert rounds.said >= ROUNDS // 4, "the kills hardly ever hit a run: the test does not bite"
-
-
-def finish(place: Site, rounds: Rounds) -> None:
-    """A clean run: everything open is settled, something new is started, and nothing is left at the end."""
-    daemon = place.place.daemon().ready()
-    before = len(place.entries())
-    daemon.wait_until(lambda: len(place.entries()) > before + 6, "new runs")
-    daemon.stop()
-    rounds.count(daemon)
-    rounds.inspect(ROUNDS)
-    assert rounds.open_before == 0
-
-
-def check(place: Site, jobs: list[Cadence]) -> None:
-    entries, books = place.entries(), place.books()
-    assert violations(entries) == []
-    assert differences(entries, books) == []
-    assert gaps(books, {cadence.job: SECOND for cadence in jobs}) == []
-    assert {entry.job for entry in entries if entry.kind == "end"} == {cadence.job for cadence in jobs}
-    verified = place.place.cli("history", "--verify", "--json").ok()
-    assert verified.json == {"findings": [], "ok": True}
 
 
 def test_what_bites_without_run_records_the_same_checks_find_the_kill(tmp_path: Path) -> None:
     """crash_exact off: the orphan goes on, nobody saw its end, and the slot is started again."""
     place = site(tmp_path)
-    place.configure(place.work("blind", "crash_exact: false", "on_unknown: retry", every="1h", seconds=1))
+    place.configure(place.work("blind", "crash_exact: false", "on_unknown: retry", every="1h", seconds=4))
     try:
         daemon = place.place.daemon()
         daemon.wait_until(lambda: place.entries(), "a run")
@@ -141,6 +41,17 @@ def test_what_bites_without_run_records_the_same_checks_find_the_kill(tmp_path: 
     wrong = differences(place.entries(), place.books())
     assert any(line.startswith("unknown") for line in wrong)
     assert any(line.startswith("a lost success") for line in wrong)
+
+
+def test_what_bites_a_start_that_the_journal_does_not_know_is_found(tmp_path: Path) -> None:
+    """And a slot that it says was fired, without a command that saw it."""
+    place = site(tmp_path)
+    place.configure(place.work("once", every="1h"))
+    place.place.cli("tick").ok()
+    entries, books = place.entries(), place.books()
+    assert unaccounted(entries, books) == []
+    assert len(unaccounted((*entries, entry("start", "r9", 9000)), books)) == 2
+    assert len(unaccounted((), books)) == 1
 
 
 def entry(kind: str, run: str, slot: int, attempt: int = 1) -> Entry:
@@ -168,7 +79,7 @@ def test_the_checker_sees_what_is_planted(more: tuple[Entry, ...], complaint: st
     assert any(line.startswith(complaint) for line in found), found
 
 
-def test_s1_an_adopted_run_keeps_its_end(tmp_path: Path) -> None:
+def test_l5_an_orphan_delays_no_start_and_keeps_its_end(tmp_path: Path) -> None:
     """Killed in the middle of a run: the next daemon takes it over, starts nothing, and says so."""
     place = site(tmp_path)
     cadence = place.work("long", every="1h", seconds=3)
@@ -180,7 +91,7 @@ def test_s1_an_adopted_run_keeps_its_end(tmp_path: Path) -> None:
         second = place.place.daemon()
         line = second.wait_line("runs recovered")
         assert {name: line[name] for name in COUNTED} == dict.fromkeys(COUNTED, 0) | {"adopted": 1}
-        loaded = second.wait_line("namespaces config loaded")
+        loaded = second.wait_line(UP)
         waited = datetime.fromisoformat(line["time"]) - datetime.fromisoformat(loaded["time"])
         assert waited < timedelta(seconds=0.5), "the start waits for what it found running"
         assert second.wait_line("anchor success")["flags"] == ["adopted"]
@@ -191,7 +102,7 @@ def test_s1_an_adopted_run_keeps_its_end(tmp_path: Path) -> None:
     assert differences(place.entries(), place.books()) == []
 
 
-def test_s1_a_run_that_ended_unseen_is_recovered_and_not_repeated(tmp_path: Path) -> None:
+def test_g4_a_run_that_ended_unseen_is_recovered_and_not_repeated(tmp_path: Path) -> None:
     place = site(tmp_path)
     cadence = place.work("short", every="1h", seconds=0.3)
     place.configure(cadence)

@@ -1,26 +1,44 @@
-"""R2, R3, G3, L1, L2: no descriptors left, signals by the thousand, daemons and ticks by the dozen."""
+"""R1 to R6, L1, L2: nothing grows, nothing is short for long, daemons and ticks by the dozen."""
 
+import asyncio
+import errno
 import os
 import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.integration.children.stage import on_stage, shell
+from tests.support import broken, lag
+from tests.support.agents import cpu_s, runs, wake
+from tests.support.builders import cadence
+from tests.support.daemon import Daemon, Place, until
 from tests.support.faults import Site, descriptors, site
+from tests.support.growth import MOST_SERIES, History, endure, naive_renames, plain, renames
 from tests.support.ledger import differences, gaps, violations
-from vmsh_scheduler.domain.run import Status
+from tests.support.rivals import one_author, start_together, tick_beside
+from tests.support.world import World
+from vmsh_scheduler.domain.run import Outcome, Status
 from vmsh_scheduler.domain.trigger import SECOND
+from vmsh_scheduler.engine.carry import RESOURCES
+from vmsh_scheduler.errors import Unavailable
+from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.threads import start_threads
 
-HUPS = 2_000
-DAEMONS = 20
-TICKS = 20
+DAEMONS = 6
+TICKS = 100
 STARVED_SLOTS = 3
+LEAP_KB = 8_192
+"""More than a young daemon grows, less than a leak of these runs."""
+BETWEEN_LOOKS = 3 << 20
+"""What may be written until somebody looks at the size again."""
 
 
 @pytest.fixture
@@ -70,79 +88,148 @@ def test_r3_without_descriptors_starts_are_tried_again_and_count_for_nothing(pla
     assert gaps(books, {recorded.job: SECOND, piped.job: SECOND}) == []
 
 
-def test_g3_two_thousand_hups_and_a_term(place: Site) -> None:
+def test_l1_of_several_daemons_one_wins(place: Site) -> None:
+    cadence = place.work("quick")
+    place.configure(cadence)
+    start_together(place, cadence, DAEMONS).stop()
+    one_author(place, cadence)
+
+
+def test_l2_ticks_beside_a_daemon_do_nothing(place: Site) -> None:
     cadence = place.work("quick")
     place.configure(cadence)
     daemon = place.place.daemon().ready()
-    began = time.monotonic()
-    for number in range(HUPS):
-        daemon.signal(signal.SIGHUP)
-        if number % 100 == 0:
-            assert daemon.alive
-    daemon.wait_until(lambda: len(daemon.lines("namespaces config loaded")) >= 2, "a reload")
-    seconds = time.monotonic() - began
-    daemon.signal(signal.SIGHUP)
-    daemon.stop()
-    reloads = len(daemon.lines("namespaces config loaded")) - 1
-    assert reloads <= seconds + 2, "more than one a second"
-    assert violations(place.entries()) == []
-    assert gaps(place.books(), {cadence.job: SECOND}) == []
-
-
-def test_g3_hups_do_not_cover_a_term(place: Site) -> None:
-    """The storm goes on until the daemon is gone."""
-    place.configure(place.work("quick"))
-    daemon = place.place.daemon().ready()
-    over = threading.Event()
-
-    def storm() -> None:
-        while not over.is_set() and daemon.process.returncode is None:
-            daemon.signal(signal.SIGHUP)
-
-    thread = threading.Thread(target=storm)
-    thread.start()
-    try:
-        daemon.wait_until(lambda: len(daemon.lines("namespaces config loaded")) >= 2, "a reload")
-        began = time.monotonic()
-        daemon.stop()
-        assert time.monotonic() - began <= 5
-    finally:
-        over.set()
-        thread.join()
-
-
-def test_l1_of_twenty_daemons_one_wins(place: Site) -> None:
-    cadence = place.work("quick")
-    place.configure(cadence)
-    daemons = [place.place.daemon() for _ in range(DAEMONS)]
-    daemons[0].wait_until(lambda: sum(daemon.alive for daemon in daemons) == 1, "one left")
-    (winner,) = (daemon for daemon in daemons if daemon.alive)
-    winner.ready()
-    for loser in daemons:
-        if loser is not winner:
-            assert loser.wait() == os.EX_TEMPFAIL
-            assert f"pid {winner.pid}" in loser.text()
-            assert "Traceback" not in loser.text()
-    winner.wait_until(lambda: len(place.starts(cadence)) >= 2, "runs")
-    winner.stop()
-    assert violations(place.entries()) == []
-    assert len({entry.fence for entry in place.entries()}) == 1
-
-
-def test_l2_twenty_ticks_beside_a_daemon_do_nothing(place: Site) -> None:
-    cadence = place.work("quick")
-    place.configure(cadence)
-    daemon = place.place.daemon().ready()
-    with ThreadPoolExecutor(4) as pool:
-        ticks = list(pool.map(lambda _: place.place.cli("tick"), range(TICKS)))
-    for done in ticks:
-        assert done.code == os.EX_TEMPFAIL, done.err
-        assert "nothing done" in done.err
-        assert f"pid {daemon.pid}" in done.err
+    tick_beside(place, daemon, TICKS, 50)
+    assert place.place.cli("tick").code == os.EX_TEMPFAIL
     assert place.place.cli("tick", "--quiet-if-running").code == 0
     daemon.stop()
-    entries = place.entries()
-    assert violations(entries) == []
-    assert differences(entries, place.books()) == []
-    assert gaps(place.books(), {cadence.job: SECOND}) == []
-    assert len({entry.fence for entry in entries}) == 1
+    one_author(place, cadence)
+
+
+def test_l2_two_states_behind_one_ledger_are_seen(place: Site) -> None:
+    """What two daemons that both tick would leave: the checks above are not blind."""
+    cadence = place.work("quick")
+    place.configure(cadence)
+    for state in ("one", "two"):
+        assert place.place.cli("--state", str(place.place.root / state / "scheduler.json"), "tick").code == 0
+    assert [entry.kind for entry in place.entries()] == ["start", "end"] * 2
+    with pytest.raises(AssertionError):
+        one_author(place, cadence)
+
+
+@pytest.mark.parametrize(("kind", "flat"), [("", True), ("leaks", False)])
+def test_r1_a_thousand_runs_leave_nothing_behind(tmp_path: Path, kind: str, flat: bool) -> None:
+    place = Place(tmp_path)
+    if kind:
+        place.command, place.environ["PYTHONPATH"] = broken.command(kind), str(broken.ROOT)
+    try:
+        early, late = endure(place, 250, (500, 1_500), timeout=100)
+    finally:
+        place.close()
+    assert (late.rss_kb - early.rss_kb < LEAP_KB) is flat
+    assert late.descriptors <= early.descriptors
+    assert late.threads == early.threads
+
+
+async def test_r2_what_the_machine_refuses_is_tried_again_and_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with a run record nor without one does EAGAIN leave a process, a descriptor or a failure."""
+    refusals = [BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")] * 2
+    real = os.posix_spawn
+
+    def spawn(*args: Any, **options: Any) -> int:
+        if refusals:
+            raise refusals.pop()
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    async with on_stage(tmp_path) as stage:
+        for exact in (True, False):
+            assert (await stage.run(shell(":"), crash_exact=exact)).code == RESOURCES
+        for exact in (True, False):
+            assert (await stage.run(shell(":"), crash_exact=exact)).status is Status.OK
+    world = World(cadence(10))
+    world.executor.script["ns/fast"] = [Outcome(Status.FAILED, None, RESOURCES, "EAGAIN")] * 3
+    await world.start()
+    await world.go(5 * SECOND)
+    state = world.state()
+    assert (len(world.executor.runs), state.started, state.failed, state.succeeded, state.level) == (4, 1, 0, 1, 0)
+    assert len({run.slot for run in world.executor.runs}) == 1
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_r2_what_needs_a_thread_needs_none_to_be_made(monkeypatch: pytest.MonkeyPatch, ready: bool) -> None:
+    if ready:
+        start_threads()
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "start", no_thread)
+        found = await asyncio.gather(*(asyncio.to_thread(int) for _ in range(20)), return_exceptions=True)
+    assert all(result == 0 for result in found) if ready else all(isinstance(r, RuntimeError) for r in found)
+
+
+async def test_r2_a_daemon_that_gets_no_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(Unavailable, match="no threads left"):
+            start_threads()
+
+
+def test_r3_without_descriptors_a_crowd_at_the_door_costs_no_cpu(place: Site) -> None:
+    """accept() is refused too; whoever asks again at once spins."""
+    place.configure(place.work("quick", every="1h"))
+    daemon = place.place.daemon().ready()
+    port, began = daemon.port, time.monotonic()
+    starve(daemon)
+    with ExitStack() as crowd:
+        for _ in range(20):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+        used = cpu_s(daemon.pid)
+        until(lambda: time.monotonic() > began + 2, "two seconds")
+        assert cpu_s(daemon.pid) - used < (time.monotonic() - began) / 4
+    feed(daemon)
+    daemon.wait_until(lambda: daemon.get("/livez").status == 200, "an answer")
+    daemon.stop()
+
+
+@pytest.mark.parametrize(("planted", "smooth"), [("", True), ("stutters", False)])
+def test_r4_the_loop_keeps_looking_while_thousands_of_agents_are_woken(place: Site, planted: str, smooth: bool) -> None:
+    """Counted in CPU time, so that a busy machine does not matter; far fewer agents than in the soak test."""
+    path = lag.measured(place.place, planted=planted)
+    wake(place.place, 3_000, 600_000)
+    daemon = place.place.daemon().ready()
+    daemon.signal(signal.SIGUSR1)
+    daemon.wait_until(lambda: runs(daemon) >= 1_500, "runs")
+    daemon.stop()
+    _, cpu = lag.read(path)
+    assert (cpu.percentile(0.01) <= 0.1) is smooth
+
+
+async def test_r5_series_of_renamed_namespaces_are_dropped() -> None:
+    eras = await renames(100, 4)
+    assert len({len(lines) for lines in eras}) == 1
+    assert not any('namespace="e2n' in line for line in eras[3])
+    assert sum('namespace="e3n' in line for line in plain(eras[3])) <= MOST_SERIES * 100
+    naive = naive_renames(100, 4)
+    assert len(naive[3]) == 4 * len(naive[0]), "labels that nobody removes"
+
+
+async def test_r5_agents_have_no_series_of_their_own() -> None:
+    (few,), (many,) = await renames(1, 1, agents=1), await renames(1, 1, agents=500)
+    assert [line.rpartition(" ")[0] for line in few] == [line.rpartition(" ")[0] for line in many]
+
+
+@pytest.mark.parametrize(("cap", "held"), [(1 << 20, True), (1 << 30, False)])
+async def test_r6_history_is_held_to_its_cap(tmp_path: Path, cap: int, held: bool) -> None:
+    """Up to what comes between two looks; what is left is whole, and says how much went before it."""
+    history = History.at(tmp_path, Retention(rows=1_000_000, bytes=cap))
+    await history.write(4, 10_000)
+    (newest,) = history.store.journal.executions(limit=1)
+    assert newest.run.id == "run-4999"
+    assert history.store.journal.verify() == []
+    await history.store.close()
+    assert (history.size() < (1 << 20) + BETWEEN_LOOKS) is held

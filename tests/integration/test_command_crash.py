@@ -90,7 +90,7 @@ class TestAdopted:
         assert f'"run_id":"{dead.run.id}"' in outcome.output
         assert outcome.output.endswith("--- stderr\nerr\n")
 
-    async def test_a_failure_is_classified(self, stage: Stage) -> None:
+    async def test_g4_a_failure_is_classified(self, stage: Stage) -> None:
         os.mkfifo(stage.directory / "go")
         with host(stage, "echo up; read x < go; echo ECONNREFUSED >&2; exit 4") as dead:
             dead.kill()
@@ -102,7 +102,7 @@ class TestAdopted:
         assert outcome.error is not None
         assert outcome.error.value == "network"
 
-    async def test_its_deadline_still_holds(self, stage: Stage) -> None:
+    async def test_g4_its_deadline_still_holds(self, stage: Stage) -> None:
         with host(stage, 'trap "" TERM; sleep 60 & echo up; sleep 60', limit=1_500) as dead:
             dead.kill()
             run = replace(dead.run, deadline=stage.clock.now() + 300)
@@ -114,7 +114,7 @@ class TestAdopted:
         assert 0.8 <= took < 2
         await eventually_async(lambda: not alive(dead.run.id))
 
-    async def test_a_deadline_that_has_passed_ends_it_at_once(self, stage: Stage) -> None:
+    async def test_g4_a_deadline_that_has_passed_ends_it_at_once(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:
             dead.kill()
             outcome = await stage.executor.adopt(dead.job, replace(dead.run, deadline=1))
@@ -139,7 +139,7 @@ class TestAdopted:
             assert (await adopted).status is Status.OK
         await eventually_async(lambda: not alive(dead.run.id))
 
-    async def test_a_shim_that_is_killed_leaves_an_unknown(self, stage: Stage) -> None:
+    async def test_g4_a_shim_that_is_killed_leaves_an_unknown(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:
             dead.kill()
             adopted = asyncio.ensure_future(stage.executor.adopt(dead.job, dead.run))
@@ -149,7 +149,7 @@ class TestAdopted:
         assert (outcome.status, outcome.code, outcome.flags) == (Status.UNKNOWN, "lost", ("adopted",))
         assert outcome.output == "up\n"
 
-    async def test_what_ended_meanwhile_is_not_waited_for(self, stage: Stage) -> None:
+    async def test_g4_what_ended_meanwhile_is_not_waited_for(self, stage: Stage) -> None:
         with host(stage, "echo up") as dead:
             eventually(lambda: len(dead.record.read_text().split()) == 3)
             dead.kill()
@@ -184,7 +184,7 @@ class TestAdopted:
 
 
 class TestRecovered:
-    async def test_finished(self, stage: Stage) -> None:
+    async def test_g4_finished(self, stage: Stage) -> None:
         with host(stage, "echo up; sleep 0.2; echo '{\"n\":3}'; exit 75") as dead:
             dead.kill()
             await eventually_async(lambda: dead.record.read_text().endswith("\n75\n"))
@@ -195,7 +195,7 @@ class TestRecovered:
         assert (recovery.outcome.exit_code, recovery.outcome.result) == (75, {"n": 3})
         assert recovery.outcome.flags == ("recovered",)
 
-    async def test_a_killed_shim_is_unknown(self, stage: Stage) -> None:
+    async def test_g4_a_killed_shim_is_unknown(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:
             dead.kill()
             os.killpg(dead.shim(), signal.SIGKILL)
@@ -246,7 +246,7 @@ class TestRecovered:
             assert (await third.executor.recover(job, run)).trace is Trace.UNKNOWN
             assert (await third.executor.recover(job, later)).trace is Trace.NEVER_BEGAN
 
-    async def test_without_crash_exact_nothing_is_known(self, stage: Stage) -> None:
+    async def test_g4_without_crash_exact_nothing_is_known(self, stage: Stage) -> None:
         job = job_of(shell(":"))
         recovery = await stage.executor.recover(job, stage.start(job))
         assert recovery.trace is Trace.UNKNOWN
@@ -267,7 +267,7 @@ class TestRecovered:
                 assert (await stage.executor.adopt(job, run)).status is Status.UNKNOWN
         assert victim.read_text() == "precious"
 
-    async def test_a_run_that_is_running_is_not_started_again(self, stage: Stage) -> None:
+    async def test_g4_a_run_that_is_running_is_not_started_again(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:
             outcome = await stage.executor.run(dead.job, dead.run)
             assert (outcome.code, "running already" in outcome.message) == ("spawn_error", True)

@@ -14,17 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.children.stage import (
-    Stage,
-    alive,
-    eventually_async,
-    job_of,
-    on_stage,
-    shell,
+from tests.integration.children.faults import (
+    hangs,
+    ignores_term_and_has_children,
+    leaves_a_grandchild_on_stdout,
+    lets_one_escape,
+    many_at_once,
+    reads_stdin,
+    stops_itself,
+    timed_out,
 )
+from tests.integration.children.stage import Stage, alive, eventually_async, job_of, on_stage, shell
 from vmsh_scheduler.domain.action import Command
-from vmsh_scheduler.domain.retry import ErrorClass
-from vmsh_scheduler.domain.run import Outcome, Status
+from vmsh_scheduler.domain.run import Status
+from vmsh_scheduler.executors.outputs import punch_hole
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,31 +41,38 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 both_ways = pytest.mark.parametrize("crash_exact", [False, True], ids=["piped", "recorded"])
 
 
-def timed_out(outcome: Outcome) -> bool:
-    return (outcome.status, outcome.code, outcome.error) == (Status.FAILED, "timeout", ErrorClass.NETWORK)
+SOON_S = 20.0
+"""Far less than what the children would take if they were waited for; the exact figures are the soak's."""
+
+KEPT = 64 << 10
+LINES = {
+    "one endless line": (("sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"), 3_000_000, "x" * 50_000),
+    "binary": (("head", "-c", "50000", "/dev/urandom"), 50_000, "\\x"),
+    "escape codes": (("printf", "\\033[31mred\\033[0m"), 12, "\x1b[31mred\x1b[0m"),
+    "invalid UTF-8": (("printf", "a\\377b"), 3, "a\\xffb"),
+    "NUL": (("printf", "a\\000b"), 3, "a\0b"),
+    "a character that is cut": (
+        ("sh", "-c", "printf x; yes \u00e9 | tr -d '\\n' | head -c 180000"),
+        180_001,
+        "\\xc3\n[",
+    ),
+    "no line end": (("printf", "a\\rb"), 3, "a\rb"),
+}
+"""What is run, how many bytes that is, and a part of what is stored."""
+THROTTLE = 25e6
+"""Bytes a second: nobody who floods us makes us work harder than that."""
 
 
 @both_ways
 class TestTimeout:
     async def test_p1_hangs(self, stage: Stage, crash_exact: bool) -> None:
-        outcome = await stage.run(shell("echo busy; exec sleep 60"), limit=300, crash_exact=crash_exact)
-        assert timed_out(outcome)
-        assert "killed" not in outcome.flags
-        assert outcome.output == "busy\n"
-        assert "not done within 0.3 s" in outcome.message
-        assert 0.3 <= stage.took < 1.3
+        assert await hangs(stage, crash_exact) < SOON_S
 
     async def test_p2_ignores_term_and_has_children(self, stage: Stage, crash_exact: bool) -> None:
-        text = 'trap "" TERM; sleep 60 & sleep 60; sleep 60'
-        outcome = await stage.run(shell(text), limit=300, crash_exact=crash_exact)
-        assert timed_out(outcome)
-        assert "killed" in outcome.flags
-        assert stage.took < 0.3 + 0.5 + 0.5
+        assert await ignores_term_and_has_children(stage, crash_exact) < SOON_S
 
     async def test_p3_stopped(self, stage: Stage, crash_exact: bool) -> None:
-        outcome = await stage.run(shell("kill -STOP $$"), limit=300, crash_exact=crash_exact)
-        assert timed_out(outcome)
-        assert stage.took < 0.3 + 0.5 + 0.5
+        assert await stops_itself(stage, crash_exact) < SOON_S
 
     async def test_ends_well_after_term(self, stage: Stage, crash_exact: bool) -> None:
         text = "trap 'echo cleaned; exit 0' TERM; while :; do sleep 0.05; done"
@@ -74,18 +84,11 @@ class TestTimeout:
 class TestBackground:
     @both_ways
     async def test_p4_a_grandchild_on_stdout_is_swept(self, stage: Stage, crash_exact: bool) -> None:
-        outcome = await stage.run(shell("sleep 60 & echo hi"), crash_exact=crash_exact)
-        assert (outcome.status, outcome.output, outcome.flags) == (Status.OK, "hi\n", ())
-        assert stage.took < 0.5
-        await eventually_async(lambda: not alive(stage.mark), 1)
+        assert await leaves_a_grandchild_on_stdout(stage, crash_exact) < SOON_S
 
-    async def test_p5_an_escapee_on_stdout_is_told_and_killed(self, stage: Stage) -> None:
-        # The escapee says when it has left the group, so that the sweep cannot reach it.
-        text = 'mkfifo f; setsid sh -c "echo > f; exec sleep 60" & read x < f; exit 0'
-        outcome = await stage.run(shell(text, cwd=str(stage.directory)))
-        assert (outcome.status, outcome.flags) == (Status.OK, ("left_background",))
-        assert stage.took < 0.75
-        await eventually_async(lambda: not alive(stage.mark))
+    @both_ways
+    async def test_p5_an_escapee_on_stdout_is_told_and_killed(self, stage: Stage, crash_exact: bool) -> None:
+        assert await lets_one_escape(stage, crash_exact) < SOON_S
 
     async def test_outlive_leaves_them_alone(self, stage: Stage) -> None:
         text = "sleep 60 >/dev/null 2>&1 & echo $!"
@@ -103,20 +106,19 @@ class TestBackground:
 class TestOutput:
     @both_ways
     async def test_p6_a_flood_is_cut_counted_and_costs_no_memory(self, stage: Stage, crash_exact: bool) -> None:
-        size = 64 << 20
+        size = 32 << 20
         text = f"echo first; head -c {size} /dev/zero; echo; echo '{{\"done\":true}}'"
         before = _resident()
-        cpu = time.process_time()
         outcome = await stage.run(shell(text), crash_exact=crash_exact)
-        cpu = time.process_time() - cpu
         assert (outcome.status, outcome.flags) == (Status.OK, ("truncated",))
         assert outcome.output_bytes == size + 6 + 1 + 14
         assert outcome.output.startswith("first\n")
         assert f" of {outcome.output_bytes} bytes left out ..." in outcome.output
         assert outcome.result == {"done": True}
-        assert len(outcome.output) < 400_000
+        assert len(outcome.output) < 70_000
         assert _resident() - before < 4 << 20
-        assert cpu < 1.5
+        if not crash_exact:
+            assert size / stage.took < THROTTLE
 
     async def test_p6_a_flood_does_not_fill_the_disk(self, stage: Stage) -> None:
         flood = "for i in 1 2 3 4 5 6 7 8; do head -c 16777216 /dev/zero; sleep 0.1; done"
@@ -132,26 +134,44 @@ class TestOutput:
         assert outcome.code == "cancelled"
         assert outcome.result == {"n": 1}
 
-    async def test_p6_without_holes_the_file_is_cut(self, tmp_path: Path) -> None:
+    async def test_p6_giving_disk_back_never_holds_the_loop_up(self, tmp_path: Path) -> None:
+        """The kernel takes its time to free a second's flood: that is spent in a thread, which then ends."""
+        seen: list[threading.Thread] = []
+
+        def punch(fd: int, offset: int, length: int) -> bool:
+            seen.append(threading.current_thread())
+            return punch_hole(fd, offset, length)
+
+        async with on_stage(tmp_path, punch=punch) as stage:
+            outcome = await stage.run(shell("head -c 33554432 /dev/zero"), crash_exact=True)
+            assert outcome.output_bytes == 33554432
+            await eventually_async(lambda: seen and not any(thread.is_alive() for thread in seen))
+        assert threading.main_thread() not in seen
+
+    @pytest.mark.parametrize("after", ["", "until [ $(stat -Lc %s /proc/$$/fd/1) -lt 1000000 ]; do sleep 0.01; done;"])
+    async def test_p6_without_holes_the_file_is_cut(self, tmp_path: Path, after: str) -> None:
+        """What is written in the very instant of a cut is not counted; head and tail are kept whenever it comes."""
+        text = f"echo first; head -c 8388608 /dev/zero; echo; echo '{{\"n\":1}}'; {after} :"
         async with on_stage(tmp_path, punch=lambda fd, offset, length: False) as stage:
-            text = "echo first; head -c 8388608 /dev/zero; sleep 0.3; echo; echo '{\"n\":1}'"
             outcome = await stage.run(shell(text), crash_exact=True)
         assert outcome.output.startswith("first\n")
-        assert (outcome.output_bytes, outcome.result) == (8388608 + 6 + 1 + 8, {"n": 1})
-        assert outcome.flags == ("truncated",)
+        assert 1_000_000 < outcome.output_bytes <= 8388608 + 6 + 1 + 8
+        assert (outcome.flags, outcome.result) == (("truncated",), {"n": 1})
 
-    async def test_p7_one_endless_line(self, stage: Stage) -> None:
-        outcome = await stage.run(shell("head -c 3000000 /dev/zero | tr '\\0' x"))
-        assert outcome.output_bytes == 3_000_000
-        assert len(outcome.output) < 70_000
+    @both_ways
+    @pytest.mark.parametrize(("argv", "size", "shown"), LINES.values(), ids=LINES.keys())
+    async def test_p7_whatever_bytes_come_are_kept_as_text(
+        self, stage: Stage, argv: tuple[str, ...], size: int, shown: str, crash_exact: bool
+    ) -> None:
+        outcome = await stage.run(Command(argv), crash_exact=crash_exact)
+        assert (outcome.status, outcome.output_bytes) == (Status.OK, size)
+        assert len(outcome.output.encode()) < 300_000
+        assert shown in outcome.output
+        assert outcome.flags == (("truncated",) if size > KEPT else ())
 
     @both_ways
     async def test_p10_stdin_is_at_its_end(self, stage: Stage, crash_exact: bool) -> None:
-        outcome = await stage.run(
-            shell("cat >/dev/null; cat; head -c 1 </dev/stdin; echo end"), crash_exact=crash_exact
-        )
-        assert outcome.output.endswith("end\n")
-        assert stage.took < 1
+        assert await reads_stdin(stage, crash_exact) < SOON_S
 
     async def test_closing_its_output_early_is_no_end(self, stage: Stage) -> None:
         outcome = await stage.run(shell("exec >&- 2>&-; sleep 0.2; exit 5"))
@@ -165,15 +185,8 @@ class TestOutput:
 
 class TestMany:
     @both_ways
-    async def test_p14_fifty_at_once_without_a_thread(self, stage: Stage, crash_exact: bool) -> None:
-        threads = threading.active_count()
-        begun = time.monotonic()
-        runs = asyncio.gather(*(stage.run(shell("sleep 0.5"), crash_exact=crash_exact) for _ in range(50)))
-        await asyncio.sleep(0)
-        assert threading.active_count() == threads
-        outcomes = await runs
-        assert {outcome.status for outcome in outcomes} == {Status.OK}
-        assert time.monotonic() - begun < 5
+    async def test_p14_two_hundred_at_once_without_a_thread(self, stage: Stage, crash_exact: bool) -> None:
+        assert await many_at_once(stage, crash_exact, 200, seconds=0.5) < SOON_S
 
     async def test_hundreds_in_a_row_leave_nothing(self, stage: Stage) -> None:
         for _ in range(200):
@@ -201,7 +214,7 @@ class TestStop:
         begun = time.monotonic()
         stage.executor.hurry()
         assert "killed" in (await task).flags
-        assert 0.5 <= time.monotonic() - begun < 1.5
+        assert 0.5 <= time.monotonic() - begun < SOON_S
 
     async def test_what_succeeds_in_its_grace_has_succeeded(self, stage: Stage, crash_exact: bool) -> None:
         text = "trap 'exit 0' TERM; touch up; while :; do sleep 0.05; done"

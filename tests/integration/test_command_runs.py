@@ -8,11 +8,10 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.integration.children.stage import ENVIRON, Stage, job_of, on_stage, shell
+from tests.integration.children.stage import ENVIRON, Stage, alive, eventually_async, job_of, on_stage, script, shell
 from tests.support.builders import NOON
 from vmsh_scheduler.domain.action import Callback, Command, ErrorRule, Limits
 from vmsh_scheduler.domain.retry import ErrorClass
@@ -142,7 +141,7 @@ class TestInput:
     def test_an_instant_outside_of_the_calendar(self) -> None:
         assert rfc3339(10**18) == str(10**18)
 
-    async def test_dies_before_the_daemon_when_memory_runs_out(self, stage: Stage) -> None:
+    async def test_p11_dies_before_the_daemon_when_memory_runs_out(self, stage: Stage) -> None:
         before = _own("oom_score_adj")
         outcome = await stage.run(shell("cat /proc/self/oom_score_adj"))
         assert int(outcome.output) == max(500, int(before))
@@ -166,13 +165,33 @@ class TestSettings:
         assert outcome.output.splitlines()[0] == _own("comm").strip()
 
     @both_ways
-    async def test_p11_a_hog_dies_of_its_limit(self, stage: Stage, crash_exact: bool) -> None:
-        command = Command(
-            (sys.executable, "-c", "x = b'x' * (1 << 30)"), limits=Limits(address_space=256 << 20), cwd="/"
-        )
-        outcome = await stage.run(command, crash_exact=crash_exact)
-        assert (outcome.status, outcome.code) == (Status.FAILED, "exit")
-        assert "MemoryError" in outcome.message
+    @pytest.mark.parametrize(
+        ("hog", "limits", "died"),
+        [
+            ("import mmap; mmap.mmap(-1, 1 << 30)", Limits(address_space=256 << 20), "Cannot allocate memory"),
+            ("open('big', 'wb').truncate(1 << 20)", Limits(file_size=1 << 16), "SIGXFSZ"),
+            ("[open('/dev/null') for _ in range(100)]", Limits(open_files=64), "Too many open files"),
+        ],
+        ids=["memory", "disk", "descriptors"],
+    )
+    async def test_p11_a_hog_dies_of_its_limit(
+        self, stage: Stage, crash_exact: bool, hog: str, limits: Limits, died: str
+    ) -> None:
+        text = f"import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL); {hog}"
+        command = Command((sys.executable, "-c", text), cwd=str(stage.directory))
+        assert (await stage.run(command, crash_exact=crash_exact)).status is Status.OK
+        outcome = await stage.run(replace(command, limits=limits), crash_exact=crash_exact)
+        assert outcome.status is Status.FAILED
+        assert died in outcome.message
+
+    @both_ways
+    async def test_p11_a_swarm_is_killed_to_the_last(self, stage: Stage, crash_exact: bool) -> None:
+        """Every process makes two more, five times."""
+        text = '[ $1 -eq 0 ] || { sh "$0" $(($1 - 1)) & sh "$0" $(($1 - 1)) & }; wait; sleep 60'
+        bomb = Command(("sh", script(stage.directory / "bomb", text), "5"), cwd=str(stage.directory), grace=500)
+        outcome = await stage.run(bomb, limit=1_000, crash_exact=crash_exact)
+        assert outcome.code == "timeout"
+        await eventually_async(lambda: not alive(stage.mark))
 
     @both_ways
     async def test_arguments_are_never_interpreted(self, stage: Stage, crash_exact: bool) -> None:
@@ -230,16 +249,6 @@ class TestResult:
             outcome = await stage.run(shell("""echo '{"key":"s3cret"}'; echo s3cret >&2; exit 1"""))
         assert "s3cret" not in repr(outcome)
         assert outcome.result == {"key": "***"}
-
-    @pytest.mark.parametrize("raw", ["\\377\\376", "\\033[31mred", "\\000\\001"])
-    async def test_p7_bytes_that_are_no_text(self, stage: Stage, raw: str) -> None:
-        outcome = await stage.run(Command(("printf", raw)))
-        assert outcome.status is Status.OK
-        assert outcome.output.encode()
-        assert outcome.output_bytes == {"\\377\\376": 2, "\\033[31mred": 8, "\\000\\001": 2}[raw]
-
-    async def test_p7_invalid_bytes_are_shown(self, stage: Stage) -> None:
-        assert (await stage.run(Command(("printf", "a\\377b")))).output == "a\\xffb"
 
 
 class TestEnds:
@@ -299,71 +308,6 @@ class TestProbe:
     async def test_sees_the_run(self, stage: Stage) -> None:
         job = job_of(shell(":", probe=("/bin/sh", "-c", 'grep -q "\\"run_id\\":\\"$VMSH_RUN_ID\\""')))
         assert await stage.executor.probe(job, stage.start(job)) is True
-
-
-def script(path: Path, text: str, mode: int = 0o755) -> str:
-    path.write_text(text)
-    path.chmod(mode)
-    return str(path)
-
-
-@both_ways
-class TestNotStarted:
-    """P9: the true cause, and never the command's own failure."""
-
-    async def refused(self, stage: Stage, crash_exact: bool, argv: tuple[str, ...], **fields: Any) -> str:
-        outcome = await stage.run(Command(argv, **fields), crash_exact=crash_exact)
-        assert (outcome.status, outcome.code, outcome.error) == (Status.FAILED, "spawn_error", ErrorClass.UNKNOWN)
-        assert outcome.exit_code is None
-        return outcome.message
-
-    async def test_p9_not_found(self, stage: Stage, crash_exact: bool) -> None:
-        assert "not found on PATH" in await self.refused(stage, crash_exact, ("no-such-command",))
-        assert "'/no/such': not found" in await self.refused(stage, crash_exact, ("/no/such",))
-        assert "is empty" in await self.refused(stage, crash_exact, ())
-        assert "is empty" in await self.refused(stage, crash_exact, ("",))
-
-    async def test_p9_not_executable(self, stage: Stage, crash_exact: bool, tmp_path: Path) -> None:
-        plain = script(tmp_path / "plain", "#!/bin/sh\n", 0o644)
-        assert "not executable" in await self.refused(stage, crash_exact, (plain,))
-        assert "no regular file" in await self.refused(stage, crash_exact, (str(tmp_path),))
-
-    async def test_p9_bad_interpreter(self, stage: Stage, crash_exact: bool, tmp_path: Path) -> None:
-        bad = script(tmp_path / "bad", "#!/no/interpreter -x\n")
-        assert "interpreter '/no/interpreter' is missing" in await self.refused(stage, crash_exact, (bad,))
-
-    async def test_p9_no_shebang(self, stage: Stage, crash_exact: bool, tmp_path: Path) -> None:
-        text = script(tmp_path / "text", "echo hello\n")
-        assert "no #! line" in await self.refused(stage, crash_exact, (text,))
-
-    async def test_p9_directory(self, stage: Stage, crash_exact: bool, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        for cwd, why in ((tmp_path / "gone", "No such file"), (tmp_path / "file", "not a directory")):
-            message = await self.refused(stage, crash_exact, ("true",), cwd=str(cwd))
-            assert message.startswith("working directory")
-            assert why in message
-        assert "null byte" in await self.refused(stage, crash_exact, ("true",), cwd="/a\0b")
-
-    async def test_p9_what_cannot_be_an_argument(self, stage: Stage, crash_exact: bool) -> None:
-        for argv in (("true", "a\0b"), ("tr\0ue",), ("/bin/tr\0ue",)):
-            assert "nul" in (await self.refused(stage, crash_exact, argv)).lower()
-        for argv in (("true", "\ud800"), ("tr\ud800ue",), ("/bin/\ud800",)):
-            assert "surrogate" in await self.refused(stage, crash_exact, argv)
-        assert "too long" in await self.refused(stage, crash_exact, ("true", "x" * 200_000))
-
-    async def test_a_relative_path_is_relative_to_the_directory(
-        self, stage: Stage, crash_exact: bool, tmp_path: Path
-    ) -> None:
-        script(tmp_path / "here", "#!/bin/sh\necho found\n")
-        outcome = await stage.run(Command(("./here",), cwd=str(tmp_path)), crash_exact=crash_exact)
-        assert outcome.output == "found\n"
-
-    async def test_a_relative_directory_on_the_path_is_not_searched(
-        self, stage: Stage, crash_exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        script(tmp_path / "here", "#!/bin/sh\necho found\n")
-        monkeypatch.chdir(tmp_path)
-        assert "not found on PATH" in await self.refused(stage, crash_exact, ("here",), env={"PATH": ":."})
 
 
 class TestResources:

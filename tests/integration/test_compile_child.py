@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +18,11 @@ import pytest
 from tests.support.config import SEED_003, files, wanted
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.settings import load_settings
-from vmsh_scheduler.sources import catalog, compile_child
-from vmsh_scheduler.sources.catalog import compile_files, compile_in_child, compile_reading
+from vmsh_scheduler.settings_file import load_settings
+from vmsh_scheduler.sources import compile_child
+from vmsh_scheduler.sources.catalog import Request, SettingsRequest, compile_files
+from vmsh_scheduler.sources.child import Child, NotRead, opened
+from vmsh_scheduler.sources.compiler import compile_in_child
 
 
 def agents(count: int) -> str:
@@ -56,6 +59,16 @@ async def test_the_result_equals_that_of_this_process() -> None:
     assert len(there.warnings) == 2
 
 
+async def test_jobs_that_did_not_change_stay_the_same_objects() -> None:
+    """So a reload of ten thousand of them keeps no second copy and has little to compare."""
+    before = (await compile_in_child(files(agents=agents(3)), wanted(), {})).jobs
+    changed = agents(3).replace("'1'", "'other'")
+    after = (await compile_in_child(files(agents=changed), wanted(), {}, known=before)).jobs
+    same = [after[job_id] is before[job_id] for job_id in after]
+    assert same == [True, False, True]
+    assert after == compile_files(files(agents=changed), wanted(), {}).jobs
+
+
 async def test_problems_come_back_as_they_are() -> None:
     reading = files(SEED_003.replace("34*fast", "34*fats"), agents(3) + "  - {}\n")
     with pytest.raises(ConfigError) as here:
@@ -66,7 +79,7 @@ async def test_problems_come_back_as_they_are() -> None:
     assert there.value.message == here.value.message
 
 
-def frames(asked: catalog.Request) -> list[tuple[str, Any]]:
+def frames(asked: Request) -> list[tuple[str, Any]]:
     """What the child would write."""
     sink = io.BytesIO()
     compile_child.answer(io.BytesIO(pickle.dumps(asked)), sink)
@@ -79,15 +92,15 @@ def frames(asked: catalog.Request) -> list[tuple[str, Any]]:
 
 def test_no_frame_is_large() -> None:
     """What the loop takes over at once stays small however many jobs there are."""
-    *jobs, (kind, _) = frames(catalog.Request(files(agents=agents(210)).raw, {}, "c0ffee", wanted(), {}))
+    *jobs, (kind, _) = frames(Request(files(agents=agents(210)).raw, {}, "c0ffee", wanted(), {}))
     assert kind == "end"
     assert {kind for kind, _ in jobs} == {"jobs"}
     sizes = [len(body) for _, body in jobs]
-    assert (sum(sizes), max(sizes)) == (210, catalog.FRAME_JOBS)
+    assert (sum(sizes), max(sizes)) == (210, compile_child.FRAME_JOBS)
 
 
 def test_a_refusal_is_one_frame() -> None:
-    ((kind, (message, problems)),) = frames(catalog.Request({"agents": b"agents: 5\n"}, {}, "", wanted(), {}))
+    ((kind, (message, problems)),) = frames(Request({"agents": b"agents: 5\n"}, {}, "", wanted(), {}))
     assert kind == "problems"
     assert message == problems[0]
     assert message.startswith("agents.yaml:1:9: agents: ")
@@ -96,7 +109,7 @@ def test_a_refusal_is_one_frame() -> None:
 def test_a_fault_is_one_frame_that_says_where_and_no_value() -> None:
     broken = replace(wanted(), root=None)  # type: ignore[arg-type]  # that is the fault
     text = b"namespaces: {ns: {cadence: {fast: {target: 'local:a', every: 1m, env: {K: hunter2}}}}}\n"
-    ((kind, body),) = frames(catalog.Request({"namespaces": text}, {}, "", broken, {}))
+    ((kind, body),) = frames(Request({"namespaces": text}, {}, "", broken, {}))
     assert kind == "failed"
     assert body.startswith("TypeError at")
     assert "namespaces.py" in body
@@ -131,19 +144,48 @@ async def test_a_yaml_module_in_the_working_directory_is_not_imported(
     assert len((await compile_in_child(files(SEED_003), wanted(), {})).jobs) == 3
 
 
-@pytest.mark.parametrize(("count", "started"), [(3, False), (400, True)])
-async def test_the_size_decides(count: int, started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    start = catalog._start
+def test_one_child_loads_the_settings_and_compiles(tmp_path: Path) -> None:
+    """As at start: it waits for one request after the other, and ends with its parent's end of the pipe."""
+    child = Child()
+    try:
+        child.ask(SettingsRequest({"root": str(tmp_path)}, {"VMSH_TICK_MS": "500"}, tmp_path))
+        assert opened(child.frame()) == (
+            "settings",
+            load_settings({"root": str(tmp_path)}, {"VMSH_TICK_MS": "500"}, tmp_path),
+        )
+        child.ask(SettingsRequest({}, {"VMSH_TICK_MS": "soon"}, tmp_path))
+        with pytest.raises(ConfigError, match="VMSH_TICK_MS: must be a whole number"):
+            opened(child.frame())
+        child.ask(Request(files(agents=agents(1)).raw, {}, "c0ffee", wanted(), {}))
+        assert [opened(child.frame())[0] for _ in range(2)] == ["jobs", "end"]
+    finally:
+        child.end()
 
-    def counted() -> object:
-        calls.append(1)
-        return start()
 
-    monkeypatch.setattr(catalog, "_start", counted)
-    found = await compile_reading(files(agents=agents(count)), wanted(), {})
-    assert len(found.jobs) == count
-    assert bool(calls) is started
+def test_a_forked_child_answers_too_and_ends_with_its_parent(tmp_path: Path) -> None:
+    """In a process of its own: this one has threads. The grandchild holds no end of its own pipes."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from vmsh_scheduler.sources.catalog import SettingsRequest\n"
+        "from vmsh_scheduler.sources.child import Child, forked, opened\n"
+        "child = Child(forked); child.ask(SettingsRequest({}, {}, Path('/')))\n"
+        "print(child.pid, opened(child.frame())[1].root)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    pid, root = done.stdout.split()
+    assert root == "/"
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_daemon_s_half_loads_neither_pydantic_nor_yaml() -> None:
+    """What a child is for: its libraries go with it."""
+    program = "import sys, vmsh_scheduler.daemon, vmsh_scheduler.api.server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"yaml", "pydantic", "typer", "rich", "prometheus_client"}.isdisjoint(loaded)
+    assert "vmsh_scheduler.engine.engine" in loaded
 
 
 async def test_cancelling_kills_and_reaps_it() -> None:
@@ -168,9 +210,11 @@ async def test_cancelling_while_it_is_being_started_leaves_nothing() -> None:
 
 
 async def test_no_process_to_be_had_is_a_refused_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, so that a reload keeps the last good one; but a start ends with 69, for a restart may help."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(ConfigError, match="no process could be started"):
+    with pytest.raises(NotRead, match="no process could be started") as refused:
         await compile_in_child(files(SEED_003), wanted(), {})
+    assert refused.value.exit == 69
 
 
 async def test_a_deadline_ends_it() -> None:
@@ -203,7 +247,7 @@ async def test_a_child_that_dies_is_a_refused_configuration(
 
 async def test_a_fault_of_the_compiler_is_a_refused_configuration() -> None:
     broken = replace(wanted(), root=None)  # type: ignore[arg-type]  # that is the fault
-    with pytest.raises(ConfigError, match="compiling the configuration failed: TypeError at"):
+    with pytest.raises(ConfigError, match="reading the configuration failed: TypeError at"):
         await compile_in_child(files(SEED_003), broken, {})
 
 

@@ -1,6 +1,7 @@
 """C4: inputs made to exhaust whoever reads them are refused at once, with little memory, in a process of their own."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -42,6 +43,25 @@ for name, raw in BOMBS.items():
     found[name] = {"seconds": time.process_time() - began, "kilobytes": grown, "problems": problems}
 json.dump(found, sys.stdout)
 """
+
+NAIVE = """
+import resource, sys, yaml
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+bombs = {
+    "deep": "a: " + "[" * 200_000,
+    "merges": "a: &a {x: 1}\\n" + "".join(
+        f"{m}: &{m} {{<<: [" + ", ".join(["*" + n] * 9) + "]}\\n" for n, m in zip("abcdefgh", "bcdefghi")),
+}
+yaml.load(bombs[sys.argv[1]], Loader=yaml.CSafeLoader if sys.argv[1] == "deep" else yaml.SafeLoader)
+"""
+
+
+@pytest.mark.parametrize("bomb", ["deep", "merges"])
+def test_c4_the_library_alone_dies_of_them(bomb: str) -> None:
+    """Of its stack, or of the second of CPU time that it is given."""
+    done = subprocess.run([sys.executable, "-c", NAIVE, bomb], capture_output=True, timeout=60, check=False)
+    assert done.returncode in (-signal.SIGSEGV, -signal.SIGXCPU, -signal.SIGKILL), done.stderr.decode()
 
 
 @pytest.fixture(scope="module")

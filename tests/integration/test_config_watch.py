@@ -1,14 +1,12 @@
 """Watching real files: what has settled is handed out, once; what is half there never is."""
 
 import os
-import threading
-import time
-from collections.abc import Iterator
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 
+from tests.support.config_races import ConfigMap, numbered, poll_half_written, read_while_swapped
+from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources.config_files import Watched, look
 from vmsh_scheduler.sources.watch import EMPTY_DEADLINE, REST_DEADLINE, SETTLE, ConfigWatch, Reading, Trouble, Unstable
@@ -81,11 +79,11 @@ def test_nothing_new_is_none(site: Site) -> None:
 
 def test_nothing_new_opens_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.poll()
-    stats, real = [], Path.stat
-    monkeypatch.setattr(Path, "stat", lambda self: stats.append(self) or real(self))
+    stats, real = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path: stats.append(path) or real(path))
     monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("opened"))
     assert site.poll(1_000) is None
-    assert stats == [site.namespaces, site.agents]
+    assert stats == [str(site.namespaces), str(site.agents)]
 
 
 def test_touched_but_equal_is_nothing_new(site: Site) -> None:
@@ -126,36 +124,12 @@ def test_an_optional_file_that_appears(site: Site) -> None:
     assert set(reading(site.settled()).raw) == {"namespaces", "agents"}
 
 
-def test_c1_half_written_is_never_handed_out(site: Site) -> None:
-    """A writer truncates and rewrites in place without end: what is handed out is whole, or nothing is."""
-    whole = [b"# %d\n" % n * 8_000 for n in (1, 2)]
-    stop = threading.Event()
-
-    def write() -> None:
-        for content in cycle(whole):
-            fd = os.open(site.namespaces, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-            for start in range(0, len(content), 512):
-                os.write(fd, content[start : start + 512])
-            os.close(fd)
-            if stop.is_set():
-                return
-
-    empty, partial = 0, 0
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        deadline = time.monotonic() + 20
-        while min(empty, partial) < 10 and time.monotonic() < deadline:
-            seen = look(site.watch.files).raw["namespaces"]
-            empty, partial = empty + (not seen), partial + (seen not in (b"", *whole))
-            # a real clock: two looks are as far apart as they really are
-            found = site.watch.poll(time.monotonic_ns() // 1_000_000)
-            assert isinstance(found, (Unstable, Reading, type(None)))
-            assert not isinstance(found, Reading) or found.raw["namespaces"] in whole
-    finally:
-        stop.set()
-        writer.join()
-    assert min(empty, partial) >= 10, "the writer was not caught half-way: this proved nothing"
+def test_c1_half_written_is_never_handed_out(tmp_path: Path) -> None:
+    """What is handed out is whole; a reader that believed every look would have taken empty and partial files."""
+    seen = poll_half_written(tmp_path, 150)
+    assert seen.empty + seen.partial >= 10, f"the writer was not caught half-way, this proved nothing: {seen}"
+    assert seen.readings >= 1, seen
+    assert seen.wrong == [] or seen.longest_s * SECOND >= SETTLE, seen
 
 
 def test_c1_empty_is_half_written_until_the_deadline(site: Site) -> None:
@@ -271,80 +245,19 @@ def test_c4_a_file_that_grows_while_it_is_read_is_cut_off(site: Site, monkeypatc
     assert trouble(site.settled()) == "n.yaml: too large: at most 10,000,000 bytes"
 
 
-class ConfigMap:
-    """A directory as the kubelet keeps it: files are links into `..data`, which is swapped by rename."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.generation = 0
-        self.swap()
-        for name in ("namespaces.yaml", "agents.yaml"):
-            (directory / name).symlink_to(f"..data/{name}")
-
-    def swap(self) -> None:
-        self.generation += 1
-        fresh = self.directory / f"..gen{self.generation}"
-        fresh.mkdir()
-        for name in ("namespaces.yaml", "agents.yaml"):
-            (fresh / name).write_text(f"generation: {self.generation}\n")
-        link = self.directory / "..data_tmp"
-        link.symlink_to(fresh.name)
-        link.replace(self.directory / "..data")
-        old = self.directory / f"..gen{self.generation - 1}"
-        if old.exists():
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
-
-    def files(self) -> list[Watched]:
-        return [Watched(role, self.directory / f"{role}.yaml") for role in ("namespaces", "agents")]
-
-
-@pytest.fixture
-def swapping(tmp_path: Path) -> Iterator[ConfigMap]:
-    made = ConfigMap(tmp_path)
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            made.swap()
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    yield made
-    stop.set()
-    thread.join()
-
-
-def test_c3_generations_never_mix(swapping: ConfigMap) -> None:
+def test_c3_generations_never_mix(tmp_path: Path) -> None:
     """The second files are read long after the first; the map is swapped all the time."""
-    mixed_by_path, whole = 0, 0
-    files = swapping.files()
-    deadline = time.monotonic() + 20
-    while (mixed_by_path < 5 or whole < 200) and time.monotonic() < deadline:
-        found = look(files).raw
-        if len(found) == 2:
-            assert found["namespaces"] == found["agents"]
-            whole += 1
-        with_paths = [_text(file.path) for file in files]
-        mixed_by_path += "" not in with_paths and with_paths[0] != with_paths[1]
-    assert whole >= 200
-    assert mixed_by_path >= 5, "reading by path never mixed generations: this proved nothing"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
+    seen = read_while_swapped(ConfigMap(tmp_path, numbered), 200, patience_s=30)
+    assert seen.naive_mixed >= 5, f"reading by path hardly mixed generations, this proved nothing: {seen}"
+    assert (seen.whole >= 200, seen.mixed) == (True, 0), seen
 
 
 def test_c3_one_reading_per_swap(tmp_path: Path) -> None:
-    made = ConfigMap(tmp_path)
+    made = ConfigMap(tmp_path, numbered)
     watch = ConfigWatch(made.files())
-    assert watch.read_now().raw["agents"] == b"generation: 1\n"
+    assert watch.read_now().raw["agents"] == b"generation: 0\n"
     now = 0
-    for generation in (2, 3, 4):
+    for generation in (1, 2, 3):
         made.swap()
         found = [watch.poll(now + later) for later in (1_000, 1_200, 2_000, 3_000)]
         now += 5_000
@@ -354,17 +267,17 @@ def test_c3_one_reading_per_swap(tmp_path: Path) -> None:
 
 def test_c3_through_a_link_to_the_mount(tmp_path: Path) -> None:
     (tmp_path / "map").mkdir()
-    made = ConfigMap(tmp_path / "map")
+    made = ConfigMap(tmp_path / "map", numbered)
     (tmp_path / "n.yaml").symlink_to(tmp_path / "map/namespaces.yaml")
     watch = ConfigWatch([Watched("namespaces", tmp_path / "n.yaml")])
-    assert watch.read_now().raw["namespaces"] == b"generation: 1\n"
+    assert watch.read_now().raw["namespaces"] == b"generation: 0\n"
     made.swap()
     assert isinstance(watch.poll(0), Unstable)
-    assert reading(watch.poll(SETTLE)).raw["namespaces"] == b"generation: 2\n"
+    assert reading(watch.poll(SETTLE)).raw["namespaces"] == b"generation: 1\n"
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    made = ConfigMap(tmp_path)
+    made = ConfigMap(tmp_path, numbered)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         look(made.files())

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vmsh_scheduler.api import client, connection
+from vmsh_scheduler.api import acceptor, client
 from vmsh_scheduler.api.errors import KINDS, from_wire, to_wire
 from vmsh_scheduler.api.operations import HistoryQuery, Json
 from vmsh_scheduler.api.server import CONTROL_NAME, Listener, listen_control
@@ -320,7 +320,7 @@ async def test_only_our_own_user_and_root_may_talk(
     listener: Listener, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon runs as another user, and we are not root in its eyes: shown by what the kernel says of the peer."""
-    monkeypatch.setattr(connection, "_is_owner", lambda transport: False)
+    monkeypatch.setattr(acceptor, "is_owner", lambda sock: False)
     with pytest.raises(Unavailable):
         await call("GET", "/status")
 

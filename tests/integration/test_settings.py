@@ -3,13 +3,16 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from vmsh_scheduler.env_file import read_env_file
 from vmsh_scheduler.environment import VARIABLES
 from vmsh_scheduler.errors import ConfigError, Usage
-from vmsh_scheduler.settings import LOCAL_COMMAND, Settings, SettingsFile, load_settings, read_env_file
+from vmsh_scheduler.settings import Settings
+from vmsh_scheduler.settings_file import LOCAL_COMMAND, SettingsFile, load_settings
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -142,7 +145,7 @@ def test_every_variable_is_listed_once() -> None:
     names = [variable.name for variable in VARIABLES]
     assert len(set(names)) == len(names)
     assert {variable.name for variable in SETTABLE} == SET.keys()
-    assert {variable.setting for variable in VARIABLES} - {""} <= Settings.model_fields.keys()
+    assert {variable.setting for variable in VARIABLES} - {""} <= {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize("variable", SETTABLE, ids=lambda variable: variable.name)

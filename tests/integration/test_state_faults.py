@@ -1,74 +1,41 @@
-"""Faults of disk and state files; test names carry the rows of the failure catalogue (S*)."""
+"""Disks that refuse: full, out of inodes, read-only, failing (S5 to S8, S10); writers that are killed (S1)."""
 
 import asyncio
 import errno
-import hashlib
-import json
 import os
 import random
-import resource
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from tests.contract.world import NOW, FixedClock, busy_state, decision
+from tests.contract.world import NOW, decision
+from tests.support.statefiles import (
+    STATES,
+    FaultyDisk,
+    contents,
+    file_size_limit,
+    lived_in,
+    looked_at,
+    named,
+    nothing_new,
+    opened,
+    refused,
+    rows,
+    used,
+)
+from tests.support.writers import NAIVE, read_naive
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import HOUR
-from vmsh_scheduler.errors import Denied, StateUnreadable, StateWriteFailed
+from vmsh_scheduler.errors import Denied, Exit, StateWriteFailed
 from vmsh_scheduler.ports import Change
-from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.disk import Disk
-from vmsh_scheduler.stores.local.journal import JournalReader
-from vmsh_scheduler.stores.local.load import Condition, Opened, load, peek
-from vmsh_scheduler.stores.local.records import Position, parse_log, read_tail
-from vmsh_scheduler.stores.local.snapshot import Corrupt, parse
-from vmsh_scheduler.stores.local.store import LocalStore, open_store
+from vmsh_scheduler.stores.local.load import Condition
 
-T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / "tests" / "data" / "state"
-STATES = {"dao:x/fast": busy_state(), "dao:x/cold": JobState(level=1), "_agents/a": JobState(started=3)}
-
-
-def opened(tmp_path: Path, disk: Disk | None = None) -> LocalStore:
-    return open_store(tmp_path / "scheduler.json", FixedClock(), disk=disk)
-
-
-def looked_at(tmp_path: Path) -> Opened:
-    directory = open_directory(tmp_path / "scheduler.json")
-    try:
-        return load(directory)
-    finally:
-        directory.close()
-
-
-def named(directory: Path, pattern: str) -> list[Path]:
-    return sorted(directory.glob(pattern))
-
-
-def rows(tmp_path: Path) -> JournalReader:
-    return JournalReader(open_directory(tmp_path / "scheduler.json"))
-
-
-def used(tmp_path: Path) -> Path:
-    asyncio.run(lived_in(tmp_path))
-    return tmp_path / "scheduler.json"
-
-
-async def lived_in(tmp_path: Path) -> None:
-    """A state directory with two snapshot generations and logs; logs make up what the older generation lacks."""
-    for level in range(3):
-        store = opened(tmp_path)
-        await store.states.apply([Change(job_id, state) for job_id, state in STATES.items()])
-        await store.states.apply([Change("dao:x/cold", JobState(level=level), (decision("dao:x/cold", level),))])
-        await store.close()
-
 
 WRITER = """
 import asyncio, sys
@@ -110,9 +77,9 @@ def killed_writer(path: Path, acks: int) -> tuple[str, int, int]:
     return condition, int(start), int(whole[-1].split()[1]) if whole else int(start) + acks
 
 
-def test_s1_fifty_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
+def test_s1_a_dozen_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
     path, dice, acked = tmp_path / "s" / "scheduler.json", random.Random(3), 0  # no secret hangs on it
-    for number in range(50):
+    for number in range(12):
         condition, start, last = killed_writer(path, dice.randrange(12))
         assert condition == ("fresh" if number == 0 else "loaded")
         assert start >= acked
@@ -120,48 +87,6 @@ def test_s1_fifty_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
     state = looked_at(path.parent)
     assert state.states["a/n"].started >= acked
     assert state.states["_b"] == state.states["a/n"]
-
-
-def test_s1_any_cut_of_a_log_is_a_state_that_was(tmp_path: Path) -> None:
-    async def live() -> None:
-        store = opened(tmp_path)
-        for n in range(1, 13):
-            await store.states.apply([Change("a/n", JobState(started=n))])
-        os.link(tmp_path / "scheduler.1.wal", tmp_path / "kept")
-        os.link(tmp_path / "scheduler.json", tmp_path / "kept.json")
-        await store.close()
-
-    asyncio.run(live())
-    raw = (tmp_path / "kept").read_bytes()
-    seen = []
-    for cut in range(len(raw) + 1):
-        log = parse_log(raw[:cut], 1)
-        seen.append(len(log.lines))
-        assert not log.damaged
-        assert log.torn == (cut > 0 and raw[cut - 1 : cut] != b"\n")
-        assert [line["state"]["started"] for _, line in log.lines] == list(range(1, len(log.lines) + 1))
-    assert seen == sorted(seen)
-    assert seen[-1] == 12
-    small = tmp_path / "small"
-    small.mkdir(mode=0o700)
-    for cut in (len(raw) - 1, len(raw) // 2, 3, 0):
-        (small / "scheduler.json").write_bytes((tmp_path / "kept.json").read_bytes())
-        (small / "scheduler.1.wal").write_bytes(raw[:cut])
-        found = looked_at(small)
-        assert found.condition is Condition.LOADED
-        assert found.states.get("a/n", JobState()).started == seen[cut]
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
 
 
 async def test_s5_a_full_disk_fails_changes_and_recovers_at_once(tmp_path: Path) -> None:
@@ -180,49 +105,39 @@ async def test_s5_a_full_disk_fails_changes_and_recovers_at_once(tmp_path: Path)
     assert looked_at(tmp_path).states == {"a/b": JobState(level=3)}
 
 
-class FaultyDisk:
-    """Fails the calls whose names are in `broken`, with `error`; counts every call."""
-
-    def __init__(self, error: int = errno.EIO) -> None:
-        self.broken: set[str] = set()
-        self.error = error
-        self.once = False
-        self.synced: list[int] = []
-        self.disk = Disk(
-            write=lambda fd, data: self._do("write", lambda: os.write(fd, data)),
-            truncate=lambda fd, size: self._do("truncate", lambda: os.ftruncate(fd, size)),
-            sync_data=lambda fd: self._do("sync_data", lambda: self._sync(fd)),
-            sync=lambda fd: self._do("sync", lambda: os.fsync(fd)),
-        )
-
-    def _sync(self, fd: int) -> None:
-        self.synced.append(os.fstat(fd).st_ino)
-        os.fdatasync(fd)
-
-    def _do(self, name: str, call: Callable[[], T]) -> T:
-        if name in self.broken:
-            if self.once:
-                self.broken.discard(name)
-            raise OSError(self.error, os.strerror(self.error))
-        return call()
-
-
-async def test_s5_a_full_disk_never_touches_the_snapshot(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["write", "sync", "rename"])
+async def test_s5_a_full_disk_never_touches_the_files(tmp_path: Path, call: str) -> None:
+    """The file system may notice that it is full as late as it likes."""
     faulty = FaultyDisk(errno.ENOSPC)
     store = opened(tmp_path, faulty.disk)
     await store.states.apply([Change("a/b", JobState(level=1))])
     await store.states.save()
     before = (tmp_path / "scheduler.json").read_bytes()
     store.states.note_config("other")
-    faulty.broken = {"write"}
-    for _ in range(20):
+    faulty.broken = {call}
+    for _ in range(50):
         with pytest.raises(StateWriteFailed, match="cannot be replaced: No space left on device"):
             await store.states.save()
     assert (tmp_path / "scheduler.json").read_bytes() == before
     assert named(tmp_path, ".*") == []
+    faulty.broken = {"write"}
+    assert await refused(store, 50) == 100
     faulty.broken = set()
+    await store.states.apply([Change("a/b", JobState(level=3))])
     await store.close()
-    assert looked_at(tmp_path).config_hash == "other"
+    assert looked_at(tmp_path).states == {"a/b": JobState(level=3)}
+
+
+def test_s5_bites_a_writer_in_place_loses_what_there_was(tmp_path: Path) -> None:
+    state, faulty = tmp_path / "scheduler.json", FaultyDisk(errno.ENOSPC)
+    acked: list[int] = []
+    NAIVE["in place"](state, 1, acked.append, faulty.disk)
+    assert read_naive(tmp_path) == 1
+    faulty.broken = {"write"}
+    with pytest.raises(OSError, match="No space left"):
+        NAIVE["in place"](state, 1, acked.append, faulty.disk)
+    assert acked == [1]
+    assert state.read_bytes() == b""
 
 
 async def test_s5_a_torn_line_that_cannot_be_cut_off_is_left_behind(tmp_path: Path) -> None:
@@ -252,11 +167,174 @@ async def test_s5_a_torn_line_that_cannot_be_cut_off_is_left_behind(tmp_path: Pa
     await store.close()
 
 
+class Careless(Disk):
+    """Takes whatever the kernel took for everything."""
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        self.write(fd, memoryview(data))
+
+
+def one_byte(fd: int, data: memoryview) -> int:
+    return os.write(fd, data[:1])
+
+
 async def test_s6_one_byte_at_a_time_is_still_a_whole_write(tmp_path: Path) -> None:
-    store = opened(tmp_path, Disk(write=lambda fd, data: os.write(fd, data[:1])))
+    store = opened(tmp_path, Disk(write=one_byte))
     await store.states.apply([Change(job_id, state) for job_id, state in STATES.items()])
+    assert looked_at(tmp_path).states == STATES, "from the log"
     await store.close()
-    assert looked_at(tmp_path).states == STATES
+    assert looked_at(tmp_path).states == STATES, "from the snapshot"
+
+
+async def test_s6_a_short_write_before_a_full_disk_is_no_success(tmp_path: Path) -> None:
+    """What the kernel does: some bytes without any error, and the error only when the rest is tried."""
+    room = [1 << 20]
+
+    def short(fd: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = os.write(fd, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    store = opened(tmp_path, Disk(write=short))
+    await store.states.apply([Change("a/b", JobState(level=1))])
+    before = contents(tmp_path)
+    for left in range(40):
+        room[0] = left
+        with pytest.raises(StateWriteFailed, match="No space left"):
+            await store.states.apply([Change("a/b", JobState(level=2))])
+        room[0] = left
+        store.states.note_config(f"config {left}")
+        with pytest.raises(StateWriteFailed, match="No space left"):
+            await store.states.save()
+        assert contents(tmp_path) == before
+    room[0] = 1 << 20
+    await store.close()
+    assert looked_at(tmp_path).states == {"a/b": JobState(level=1)}
+
+
+async def test_s6_bites_a_short_write_taken_for_a_whole_one_loses_changes(tmp_path: Path) -> None:
+    await lived_in(tmp_path)
+    store = opened(tmp_path, Careless(write=one_byte))
+    await store.states.apply([Change("new/job", JobState(level=7))])
+    await store.close()
+    found = looked_at(tmp_path)
+    assert "new/job" not in found.states, "acknowledged and gone"
+    assert found.condition is not Condition.LOADED
+
+
+async def test_s7_without_inodes_changes_go_on_and_snapshots_wait(tmp_path: Path) -> None:
+    await lived_in(tmp_path)
+    store = opened(tmp_path)
+    await store.states.apply([Change("a/b", JobState(level=1))])
+    await store.states.save()
+    before = (tmp_path / "scheduler.json").read_bytes()
+    with nothing_new(errno.ENOSPC):
+        for n in range(20):
+            await store.states.apply([Change("a/b", JobState(started=n))])
+            with pytest.raises(StateWriteFailed, match=r"scheduler.json cannot be replaced: No space left.*df"):
+                await store.states.save()
+        assert (tmp_path / "scheduler.json").read_bytes() == before
+        assert named(tmp_path, ".*") == []
+        assert looked_at(tmp_path).states["a/b"] == JobState(started=19)
+    await store.states.save()
+    await store.close()
+    assert looked_at(tmp_path).states["a/b"] == JobState(started=19)
+
+
+NO_NEW_FILE = {
+    errno.ENOSPC: r"No space left on device; see df",
+    errno.EROFS: r"Read-only file system \(directory {path}: uid \d+, mode 0700\); see .*mount",
+    errno.EPERM: r"Operation not permitted \(directory {path}: uid \d+, mode 0700\); see .*(lsattr|mount)",
+}
+
+
+@pytest.mark.parametrize("error", NO_NEW_FILE)
+def test_s7_s10_a_first_start_without_files_says_where_and_why(tmp_path: Path, error: int) -> None:
+    why = NO_NEW_FILE[error].format(path=re.escape(str(tmp_path)))
+    with nothing_new(error), pytest.raises(StateWriteFailed, match=f"{tmp_path}/scheduler.lock: {why}") as failed:
+        opened(tmp_path)
+    assert failed.value.exit == Exit.IO_ERROR
+    assert named(tmp_path, "*") == []
+    asyncio.run(opened(tmp_path).close())
+
+
+@pytest.mark.parametrize("error", NO_NEW_FILE)
+async def test_s7_s10_a_start_on_old_state_without_files_says_where_and_why(tmp_path: Path, error: int) -> None:
+    """Opening needs no new file; the fence of whoever wants to work does."""
+    await opened(tmp_path).close()
+    why = NO_NEW_FILE[error].format(path=re.escape(str(tmp_path)))
+    store = opened(tmp_path)
+    before = contents(tmp_path)
+    with nothing_new(error):
+        for _ in range(3):
+            with pytest.raises(StateWriteFailed, match=f"{tmp_path}/scheduler.\\d.wal cannot be begun: {why}"):
+                await store.leases.acquire("scheduler")
+        assert contents(tmp_path) == before
+    assert await store.leases.acquire("scheduler") is not None
+    await store.close()
+
+
+def test_s10_a_lock_that_may_not_be_made_names_the_command_that_mends_it(tmp_path: Path) -> None:
+    with nothing_new(errno.EACCES), pytest.raises(Denied, match=f"run: chown -R {os.geteuid()} {tmp_path}") as refusal:
+        opened(tmp_path)
+    assert refusal.value.exit == Exit.DENIED
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EPERM])
+async def test_s10_a_snapshot_that_may_not_be_replaced_keeps_both_generations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """`chattr +i scheduler.json`: renaming over it is refused, and so is a second name for it."""
+    await lived_in(tmp_path)
+    (tmp_path / "scheduler.json").chmod(0o640)
+    faulty = FaultyDisk(error)
+    store = opened(tmp_path, faulty.disk)
+    before = {name: digest for name, digest in contents(tmp_path).items() if ".json" in name}
+    assert len(before) == 2
+    store.states.note_config("other")
+    faulty.broken = {"rename"}
+    monkeypatch.setattr(os, "link", raising(errno.EPERM))
+    whose = rf"\(scheduler.json: uid \d+, mode 0640; directory {tmp_path}: uid \d+, mode 0700\)"
+    with pytest.raises(StateWriteFailed, match=rf"{os.strerror(error)} {whose}; see df, mount and lsattr"):
+        await store.states.save()
+    assert {name: digest for name, digest in contents(tmp_path).items() if ".json" in name} == before
+    faulty.broken = set()
+    await store.close()
+
+
+def raising(error: int) -> Callable[..., None]:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return refuse
+
+
+def test_s10_a_log_that_cannot_be_removed_is_only_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if path.endswith(".wal"):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, dir_fd=dir_fd)
+
+    unlink = os.unlink
+    used(tmp_path)
+    logs = named(tmp_path, "*.wal")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        used(tmp_path)
+        assert set(logs) < set(named(tmp_path, "*.wal"))
+    used(tmp_path)
+    assert not set(logs) & set(named(tmp_path, "*.wal"))
+
+
+def test_s10_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    faulty = FaultyDisk(errno.EROFS)
+    faulty.broken = {"write"}
+    with pytest.raises(StateWriteFailed, match=f"{tmp_path} cannot be written: Read-only file system"):
+        opened(tmp_path, faulty.disk)
+    faulty.broken = set()
+    asyncio.run(opened(tmp_path, faulty.disk).close())
 
 
 async def test_s8_a_failed_sync_goes_to_a_new_file_and_is_never_retried_on_the_old(tmp_path: Path) -> None:
@@ -307,306 +385,3 @@ async def test_s8_a_snapshot_whose_sync_fails_is_not_trusted(tmp_path: Path, cal
     faulty.broken = set()
     await store.close()
     assert looked_at(tmp_path).states == {"a/b": JobState(level=1)}
-
-
-def test_s10_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    faulty = FaultyDisk(errno.EROFS)
-    faulty.broken = {"write"}
-    with pytest.raises(StateWriteFailed, match=f"{tmp_path} cannot be written: Read-only file system"):
-        opened(tmp_path, faulty.disk)
-    faulty.broken = set()
-    asyncio.run(opened(tmp_path, faulty.disk).close())
-
-
-def variants(raw: bytes) -> Iterator[bytes]:
-    dice = random.Random(11)  # no secret hangs on it
-    for offset in dice.sample(range(len(raw)), min(200, len(raw))):
-        yield raw[:offset] + bytes([raw[offset] ^ (1 << dice.randrange(8))]) + raw[offset + 1 :]
-    for size in range(0, len(raw), 64):
-        yield raw[:size]
-        yield raw[:size] + b"\0" * (len(raw) - size)
-    yield b"\0" * len(raw)
-
-
-def test_s11_every_damage_to_the_snapshot_is_noticed(tmp_path: Path) -> None:
-    path = used(tmp_path)
-    raw, count = path.read_bytes(), 0
-    assert looked_at(tmp_path).condition is Condition.LOADED
-    for bad in variants(raw):
-        path.write_bytes(bad)
-        count += 1
-        try:
-            found = looked_at(tmp_path)
-        except StateUnreadable:
-            assert b'"schema": 1,' not in bad
-            continue
-        assert found.condition is Condition.RECOVERED
-        assert found.states == STATES | {"dao:x/cold": JobState(level=2)}
-        assert found.set_aside == ("scheduler.json",)
-    assert count > 200
-
-
-def test_s11_a_reader_without_a_checksum_would_not_notice(tmp_path: Path) -> None:
-    """The harness bites: plain JSON parsing takes some of the same variants for good."""
-    raw = used(tmp_path).read_bytes()
-    fooled = 0
-    for bad in variants(raw):
-        try:
-            fooled += isinstance(json.loads(bad), dict)
-        except ValueError:
-            continue
-        with pytest.raises((Corrupt, StateUnreadable)):
-            parse(bad)
-    assert fooled > 20
-
-
-async def test_s11_the_damaged_file_is_kept_beside_and_never_overwritten(tmp_path: Path) -> None:
-    await lived_in(tmp_path)
-    path = tmp_path / "scheduler.json"
-    for n in range(3):
-        path.write_bytes(b"damage %d" % n)
-        store = opened(tmp_path)
-        assert store.opened.condition is Condition.RECOVERED
-        assert any("scheduler.json is damaged" in finding for finding in store.troubles())
-        await store.close()
-    kept = sorted(file.read_bytes() for file in named(tmp_path, "scheduler.json.corrupt-*"))
-    assert kept == [b"damage 0", b"damage 1", b"damage 2"]
-    assert looked_at(tmp_path).condition is Condition.LOADED
-
-
-async def test_s11_a_damaged_line_in_a_log_costs_only_its_own_job(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    for job_id in ("a/a", "b/b", "c/c"):
-        await store.states.apply([Change(job_id, JobState(level=1))])
-    log = tmp_path / "scheduler.1.wal"
-    raw = log.read_bytes()
-    fresh = (tmp_path / "scheduler.json").read_bytes()
-    await store.close()
-    (tmp_path / "scheduler.json").write_bytes(fresh)
-    log.write_bytes(raw.replace(b'"b/b"', b'"x/x"'))
-    again = opened(tmp_path)
-    assert again.opened.condition is Condition.RECOVERED
-    assert set(again.states.all()) == {"a/a", "c/c"}
-    assert any("scheduler.1.wal is damaged at byte" in finding for finding in again.opened.findings)
-    assert named(tmp_path, "scheduler.1.wal.corrupt-*")
-    await again.close()
-
-
-async def test_s11_missing_and_foreign_logs_are_noticed(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    await store.states.apply([Change("a/b", JobState(level=1))])
-    snapshot = (tmp_path / "scheduler.json").read_bytes()
-    await store.close()
-    second = opened(tmp_path)
-    await second.states.apply([Change("a/b", JobState(level=2))])
-    await second.close()
-    (tmp_path / "scheduler.json").write_bytes(snapshot)
-    first_log = (tmp_path / "scheduler.1.wal").read_bytes()
-    (tmp_path / "scheduler.1.wal").unlink()
-    missing = looked_at(tmp_path)
-    assert missing.condition is Condition.RECOVERED
-    assert missing.findings == ("scheduler.1.wal is missing",)
-    assert missing.states == {"a/b": JobState(level=2)}
-    (tmp_path / "scheduler.1.wal").write_bytes(first_log[: first_log.index(b"\n") + 1])
-    assert any("damaged" in finding for finding in looked_at(tmp_path).findings)
-    (tmp_path / "scheduler.1.wal").write_bytes(first_log)
-    (tmp_path / "scheduler.2.wal").write_bytes((tmp_path / "scheduler.2.wal").read_bytes() + first_log)
-    assert looked_at(tmp_path).states == {"a/b": JobState(level=2)}
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b"\0" * 500])
-async def test_s12_both_generations_bad_is_lost_and_says_so(tmp_path: Path, damage: bytes) -> None:
-    await lived_in(tmp_path)
-    path = tmp_path / "scheduler.json"
-    path.write_bytes(damage)
-    (tmp_path / "scheduler.json.prev").write_bytes(damage)
-    store = opened(tmp_path)
-    assert store.opened.condition is Condition.LOST
-    assert any("waits one period" in finding for finding in store.troubles())
-    assert all(state.upcoming is None and state.revision == "" for state in store.states.all().values())
-    await store.close()
-    assert looked_at(tmp_path).condition is Condition.LOST, "a loss that nobody acted on is still a loss"
-    again = opened(tmp_path)
-    await again.states.apply([Change("dao:x/fast", busy_state())])
-    await again.close()
-    assert looked_at(tmp_path).condition is Condition.LOADED
-
-
-@pytest.mark.parametrize("left", ["scheduler.db", "runs", "scheduler.3.wal", "scheduler.json.corrupt-20260101T000000Z"])
-def test_s12_what_only_a_used_directory_holds_means_lost(tmp_path: Path, left: str) -> None:
-    assert looked_at(tmp_path).condition is Condition.FRESH
-    (tmp_path / "keys").mkdir()
-    (tmp_path / ".gitkeep").touch()
-    assert looked_at(tmp_path).condition is Condition.FRESH
-    if left == "runs":
-        (tmp_path / left).mkdir(mode=0o700)
-    else:
-        (tmp_path / left).touch(mode=0o600)
-    assert looked_at(tmp_path).condition is Condition.LOST
-
-
-def test_s12_the_previous_generation_alone_is_enough(tmp_path: Path) -> None:
-    used(tmp_path).unlink()
-    found = looked_at(tmp_path)
-    assert found.condition is Condition.RECOVERED
-    assert found.states == STATES | {"dao:x/cold": JobState(level=2)}
-
-
-@pytest.mark.parametrize("newer", [b'{"_meta": {"schema": 99}}', None])
-def test_s13_a_newer_schema_is_refused_and_nothing_is_touched(tmp_path: Path, newer: bytes | None) -> None:
-    path = used(tmp_path)
-    path.write_bytes(newer or path.read_bytes().replace(b'"schema": 1', b'"schema": 2'))
-    before = contents(tmp_path)
-    with pytest.raises(StateUnreadable, match="written by a newer version"):
-        opened(tmp_path)
-    assert contents(tmp_path) == before
-
-
-def contents(directory: Path) -> dict[str, str]:
-    files = (file for file in directory.iterdir() if file.is_file() and file.name != "scheduler.lock")
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-@pytest.mark.needs("root")
-def test_s14_root_keeps_owner_and_mode(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    path = used(state)
-    for name in [state, *state.iterdir()]:
-        os.chown(name, 4321, 4321)
-    path.chmod(0o640)
-    for _ in range(5):
-        store = opened(state)
-        asyncio.run(saved(store))
-    for file in [state, *state.iterdir()]:
-        assert (file.stat().st_uid, file.stat().st_gid) == (4321, 4321), file
-    assert path.stat().st_mode & 0o777 == 0o640
-
-
-async def saved(store: LocalStore) -> None:
-    await store.states.apply([Change("a/b", JobState(level=1), (decision("a/b", 1),))])
-    await store.close()
-
-
-def test_s14_files_that_others_can_write_are_refused(tmp_path: Path) -> None:
-    path = used(tmp_path)
-    path.chmod(0o666)
-    with pytest.raises(Denied, match=f"run: chmod go-w {path}"):
-        opened(tmp_path)
-    path.chmod(0o600)
-    tmp_path.chmod(0o777)
-    with pytest.raises(Denied, match=f"run: chmod go-w {tmp_path}"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["scheduler.json", "scheduler.json.prev", "scheduler.1.wal", "scheduler.lock", "runs"])
-def test_s15_symlinks_are_never_followed(tmp_path: Path, name: str) -> None:
-    victim, state = tmp_path / "victim", tmp_path / "state"
-    victim.write_text("mine")
-    state.mkdir(mode=0o700)
-    if name == "scheduler.1.wal":
-        asyncio.run(opened(state).close())
-    (state / name).symlink_to(victim)
-    with pytest.raises(Denied):
-        opened(state)
-    assert victim.read_text() == "mine"
-
-
-async def test_s15_a_symlink_for_a_database_only_costs_the_journal(tmp_path: Path) -> None:
-    victim, state = tmp_path / "victim", tmp_path / "state"
-    victim.write_text("mine")
-    store = opened(state)
-    (state / "scheduler.db").symlink_to(victim)
-    await store.states.apply([Change("a/b", JobState(level=1), (decision("a/b", 1),))])
-    assert not store.journal.flush()
-    assert "symlink" in store.journal.trouble
-    (state / "scheduler.db").unlink()
-    await store.close()
-    assert rows(state).decisions() == [decision("a/b", 1)]
-    assert victim.read_text() == "mine"
-
-
-async def test_s17_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
-    for n in range(500):
-        leftover = tmp_path / f".scheduler.json.{n:016x}"
-        leftover.touch(mode=0o600)
-        age = 2 * HOUR if n else 0
-        os.utime(leftover, ns=((NOW - age) * 1_000_000, (NOW - age) * 1_000_000))
-    await opened(tmp_path).close()
-    assert [file.name for file in named(tmp_path, ".scheduler.json.*")] == [f".scheduler.json.{0:016x}"]
-
-
-async def test_the_originals_file_loads_and_counts_as_fresh(tmp_path: Path) -> None:
-    old = (DATA / "v0.json").read_bytes()
-    (tmp_path / "scheduler.json").write_bytes(old)
-    (tmp_path / "scheduler.json").chmod(0o600)
-    store = opened(tmp_path)
-    assert store.opened.condition is Condition.FRESH
-    at = 1_700_000_000_000
-    assert store.states.get("dao:vaultmesh/fast") == JobState(last_success=at, newest_slot=at, level=2)
-    assert set(store.states.all()) == {f"dao:vaultmesh/{level}" for level in ("fast", "strong", "cold")}
-    assert (tmp_path / "scheduler.json.prev").read_bytes() == old
-    await store.close()
-    mirrored = json.loads((tmp_path / "scheduler.json").read_bytes())
-    assert {name: mirrored["dao:vaultmesh"][name] for name in ("last", "backoff")} == json.loads(old)["dao:vaultmesh"]
-    again = looked_at(tmp_path)
-    assert again.condition is Condition.LOADED
-    assert again.states == store.states.all()
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [b"[]", b'{"a": 1}', b'{"a": {"last": {"x": "y"}}}', b'{"_jobs": {}}', b'{"a": {"last": {}, "cadences": {}}}'],
-)
-def test_what_only_looks_like_the_originals_file_is_damage(odd: bytes) -> None:
-    with pytest.raises(Corrupt):
-        parse(odd)
-
-
-async def test_the_original_wrote_after_us(tmp_path: Path) -> None:
-    """Its file has no checksum and no logs; what ours still say about open runs is added, its newer success counts."""
-    store = opened(tmp_path)
-    await store.states.apply(
-        [Change("dao:vaultmesh/fast", JobState(last_success=1, started=5)), Change("x/y", JobState())]
-    )
-    await store.states.save()
-    (tmp_path / "scheduler.json").write_bytes((DATA / "v0.json").read_bytes())
-    found = looked_at(tmp_path)
-    assert found.states["dao:vaultmesh/fast"].last_success == 1_700_000_000_000
-    assert found.states["dao:vaultmesh/fast"].started == 5
-    assert found.states["x/y"] == JobState()
-    await store.close()
-
-
-async def test_a_reader_beside_a_daemon_sees_every_acknowledged_change(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    beside = open_directory(tmp_path / "scheduler.json", create=False)
-    for n in range(20):
-        await store.states.apply([Change("a/b", JobState(started=n))])
-        if n % 5 == 0:
-            await store.states.save()
-        found = peek(beside)
-        assert found.states == {"a/b": JobState(started=n)}
-        assert found.condition is Condition.LOADED
-    beside.close()
-    await store.close()
-
-
-async def test_logs_rotate_and_are_deleted_once_nobody_needs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vmsh_scheduler.stores.local.log.LogFile.__init__.__kwdefaults__", {"rotate_at": 2000})
-    store = opened(tmp_path)
-    for n in range(100):
-        await store.states.apply([Change("a/b", JobState(started=n), (decision("a/b", n),))])
-    gens = store.directory.generations()
-    assert len(gens) > 5
-    assert store.states.synced.gen == gens[-1]
-    tail = read_tail(store.directory, Position(gens[0], 0))
-    assert [record["state"].get("started", 0) for record in tail.records] == list(range(100))
-    await store.states.save()
-    store.states.note_config("x")
-    await store.close()
-    left = sorted(int(file.name.split(".")[1]) for file in named(tmp_path, "scheduler.*.wal"))
-    assert left == gens[-1:]
-    assert len(rows(tmp_path).decisions(limit=200)) == 100
-    assert rows(tmp_path).verify() == []

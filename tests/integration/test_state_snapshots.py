@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.world import FixedClock
+from tests.contract.world import FixedClock, decision
+from tests.support.statefiles import FaultyDisk, looked_at, named, opened, rows
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local import states as states_module
+from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.disk import Disk
+from vmsh_scheduler.stores.local.load import Condition, peek
+from vmsh_scheduler.stores.local.records import Position, read_tail
 from vmsh_scheduler.stores.local.snapshot import parse
 from vmsh_scheduler.stores.local.store import open_store
 
@@ -135,3 +139,62 @@ async def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
     await store.states.close()
     await store.states.close()
     await store.close()
+
+
+async def test_a_reader_beside_a_daemon_sees_every_acknowledged_change(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    beside = open_directory(tmp_path / "scheduler.json", create=False)
+    for n in range(20):
+        await store.states.apply([Change("a/b", JobState(started=n))])
+        if n % 5 == 0:
+            await store.states.save()
+        found = peek(beside)
+        assert found.states == {"a/b": JobState(started=n)}
+        assert found.condition is Condition.LOADED
+    beside.close()
+    await store.close()
+
+
+async def test_logs_rotate_and_are_deleted_once_nobody_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmsh_scheduler.stores.local.log.LogFile.__init__.__kwdefaults__", {"rotate_at": 2000})
+    store = opened(tmp_path)
+    for n in range(100):
+        await store.states.apply([Change("a/b", JobState(started=n), (decision("a/b", n),))])
+    gens = store.directory.generations()
+    assert len(gens) > 5
+    assert store.states.synced.gen == gens[-1]
+    tail = read_tail(store.directory, Position(gens[0], 0))
+    assert [record["state"].get("started", 0) for record in tail.records] == list(range(100))
+    await store.states.save()
+    store.states.note_config("x")
+    await store.close()
+    left = sorted(int(file.name.split(".")[1]) for file in named(tmp_path, "scheduler.*.wal"))
+    assert left == gens[-1:]
+    assert len(rows(tmp_path).decisions(limit=200)) == 100
+    assert rows(tmp_path).verify() == []
+
+
+async def test_the_previous_snapshot_keeps_its_logs_until_a_newer_one_takes_its_place(tmp_path: Path) -> None:
+    """A life whose snapshot fails must not take away what the older generation lacks."""
+    store = opened(tmp_path)
+    await store.states.apply([Change("a/b", JobState(level=1))])
+    await store.states.save()
+    await store.states.apply([Change("a/b", JobState(level=2))])
+    await store.close()
+    halfway = (tmp_path / "scheduler.json.prev").read_bytes()
+    second = opened(tmp_path)
+    await second.states.apply([Change("a/b", JobState(level=3))])
+    await second.close()
+    (tmp_path / "scheduler.json.prev").write_bytes(halfway)
+    faulty = FaultyDisk(errno.ENOSPC)
+    third = opened(tmp_path, faulty.disk)
+    third.states.note_config("other")
+    faulty.broken = {"write"}
+    with pytest.raises(StateWriteFailed):
+        await third.close()
+    (tmp_path / "scheduler.json").write_bytes(b"damaged")
+    found = looked_at(tmp_path)
+    assert found.states == {"a/b": JobState(level=3)}
+    assert not any("missing" in finding for finding in found.findings)

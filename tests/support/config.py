@@ -31,6 +31,85 @@ namespaces:
         every: "1d"
 """
 
+EVERY_FIELD = """\
+namespaces:
+  full:
+    description: All there is
+    witnesses: {min_required: 2, allowlist: [a, b, c]}
+    schema_policy: {allow: ["ledger.append@1.0.x"]}
+    seal: {files: ["*.md", "docs/**/*.md"], base: site}
+    cadence:
+      fast: &usual
+        target: "eip155:8453"
+        every: 89s
+        confirmations: 3
+        policyOID: "1.2.3.4"
+        command: [send, --now, "${KEY:-none}"]
+        timeout: 5m
+        grace: 3s
+        misfire_grace: 1h
+        catch_up: all
+        overlap: wait
+        splay: 20s
+        probe: [ask]
+        on_unknown: retry
+        reanchor: true
+        crash_exact: false
+        env: {LEVEL: high}
+        pass_env: [HOME, EVM_RPC]
+        cwd: somewhere
+        umask: "077"
+        limits: {cpu_seconds: 10, address_space: 1000000, file_size: 1000, open_files: 64, processes: 9}
+        outlive: true
+        retry:
+          base: 250ms
+          max: 3
+          multipliers: {network: 1, auth: 3.5, validation: 0.1, unknown: 2}
+          jitter: 0.5
+          rules:
+            - {exit: 75, class: network}
+            - {stderr: "insufficient (funds|gas)", class: validation}
+        enabled: false
+      strong: {target: "btc:mainnet", every: 34*fast, catch_up: skip}
+      cold: {target: "rfc3161:tsa", every: 2*strong, policyOID: ""}
+  same:
+    cadence: {fast: *usual}
+"""
+EVERY_AGENT_FIELD = """\
+agents:
+  - agentId: a1
+    userId: u1
+    name: One
+    walletAddress: "kaspa:qq0"
+    strategyLabel: Bold
+    cycleIntervalMs: 250
+    status: PAUSED
+    callback: {command: [wake, "1"], timeout: 10s, grace: 1s, env: {A: b}, umask: "0022", limits: {open_files: 9}}
+  - {agentId: a2, walletAddress: "kaspatest:qq1", callback: {url: "https://example.org/x?y=1", timeout: 3s}}
+"""
+EVERY_SETTING = """\
+tick_ms: 5000
+concurrency: 4
+drain_ms: 10000
+metrics_host: 127.0.0.1
+metrics_port: 0
+base_backoff: 3
+max_backoff: 5
+log_level: debug
+log_format: json
+on_state_loss: run
+anchor_write_enabled: false
+retention_rows: 10
+retention_days: 3
+retention_bytes: 10000000
+commands:
+  local: ["{python}", -m, vmsh_scheduler.anchors, local]
+  eip155: [send, evm]
+  btc: [send, btc, "${KEY:-none}"]
+  rfc3161: [send, tsa]
+pass_env: [KEY, EVM_RPC]
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Files:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,8 @@ class Place:
     environ: dict[str, str] = field(default_factory=lambda: {"METRICS_PORT": "0"})
     config: str = "config"
     started: list["Daemon"] = field(default_factory=list)
+    command: Sequence[str | Path] = (COMMAND,)
+    """What `daemon` starts: a wrapper before it, or the program with a defect."""
 
     @property
     def state(self) -> Path:
@@ -123,7 +125,7 @@ class Place:
         log = self.root / f"daemon-{len(self.started)}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [COMMAND, *args, verb],
+                [*self.command, *args, verb],
                 cwd=self.root,
                 env=self.env(env),
                 stdin=subprocess.DEVNULL,

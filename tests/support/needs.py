@@ -36,12 +36,17 @@ def _loop_images() -> bool:
         return made and _quiet("umount", str(at))
 
 
+def _immutable_files() -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        return _root() and _quiet("chattr", "+i", directory) and _quiet("chattr", "-i", directory)
+
+
 def _strace() -> bool:
     return bool(shutil.which("strace")) and _quiet("strace", "-e", "inject=fsync:error=EIO", "true")
 
 
 def _quiet(*argv: str) -> bool:
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    return bool(shutil.which(argv[0])) and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 CAPABILITIES: Mapping[str, Callable[[], bool]] = {
@@ -49,6 +54,7 @@ CAPABILITIES: Mapping[str, Callable[[], bool]] = {
     "another user than root": lambda: not _root(),
     "mounts": _mounts,
     "loop images": _loop_images,
+    "immutable files": _immutable_files,
     "strace": _strace,
     "gcc": lambda: bool(shutil.which("gcc")),
     "pid namespaces": lambda: _root() and _quiet("unshare", "-p", "-f", "true"),

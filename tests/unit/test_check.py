@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
+from tests.support.config import problems
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources.check import validate
 from vmsh_scheduler.sources.expand import expand
@@ -134,6 +136,43 @@ def test_c9_there_are_thirty_cases() -> None:
     assert len(C9) >= 30
 
 
+def lax(model: type[BaseModel]) -> type[BaseModel]:
+    """The same fields as a model has them that was not told to be strict."""
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in model.model_fields.items()}
+    return create_model(f"Lax{model.__name__}", **fields)
+
+
+def test_c9_a_model_that_is_not_told_to_be_strict_takes_many() -> None:
+    careless = lax(Level)
+    taken = {line for line in C9 if not _refuses(careless, {"every": "89s"} | yaml.safe_load(line))}
+    assert taken >= {"cmfirmations: 1", "Every: 3s", "confirmations: '3'", "confirmations: true", "reanchor: 1"}
+
+
+def _refuses(model: type[BaseModel], data: object) -> bool:
+    try:
+        model.model_validate(data)
+    except ValidationError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "every", ["1:30", "010", "90", "1e3", "off", "1.5", ".inf", "2026-11-20", "0x5A", "1_000", "~"]
+)
+def test_c6_nothing_but_text_with_a_unit_is_a_period(every: str) -> None:
+    """Ninety seconds by accident."""
+    found = problems(f"namespaces:\n  x:\n    cadence:\n      fast: {{target: 'local:a', every: {every}}}\n")
+    assert [problem.partition(".every: ")[0] for problem in found] == [
+        "namespaces.yaml:4:40: namespaces.x.cadence.fast"
+    ]
+
+
+def test_c9_a_slip_in_a_real_file_is_named_with_its_path() -> None:
+    assert "namespaces.yaml:3:5: namespaces.dao:x.cadance: unknown key; did you mean `cadence`?" in problems(
+        "namespaces:\n  dao:x:\n    cadance: {fast: {target: 'local:a', every: 1m}}\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -199,6 +238,18 @@ def test_c12_no_message_repeats_a_value(line: str) -> None:
     with pytest.raises(ConfigError) as error:
         file(f"        {line}\n")
     assert CANARY not in f"{error.value} {error.value.problems}"
+
+
+def test_c12_a_model_that_is_not_told_to_hide_it_repeats_it() -> None:
+    with pytest.raises(ValidationError, match=CANARY):
+        Level.model_validate({"every": "89s", "confirmations": CANARY})
+
+
+@pytest.mark.parametrize("key", [f"TOKEN={CANARY}", f"TOKEN:{CANARY}", f"TOKEN {CANARY}", f"TOKEN\\n{CANARY}"])
+def test_c12_a_value_that_yaml_takes_for_a_key_is_cut_off(key: str) -> None:
+    (problem,) = refused(f'        "{key}": x\n')
+    assert problem.startswith("f.yaml:6:9: namespaces.dao:x.cadence.fast.TOKEN...: unknown key")
+    assert CANARY not in problem
 
 
 def test_a_file_full_of_problems_is_cut() -> None:

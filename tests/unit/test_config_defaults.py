@@ -89,9 +89,6 @@ def test_what_a_cadences_command_is_told() -> None:
         "root": str(ROOT),
     }
     assert action.env == {
-        "VMSH_NAMESPACE": "ns",
-        "VMSH_CADENCE": "fast",
-        "VMSH_TARGET": "local:demo",
         "VMSH_CONFIRMATIONS": "",
         "VMSH_POLICY_OID": "",
         "VMSH_ROOT": str(ROOT),

@@ -1,11 +1,14 @@
 """The table of the cadence grammar, targets, names, and periods that lean on each other."""
 
 import itertools
+from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.support.config import cadence
+from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.sources import grammar
 from vmsh_scheduler.sources.grammar import Every, GrammarError, periods
 
@@ -151,6 +154,137 @@ def test_every_level_has_a_period_or_a_reason_in_its_chain(levels: dict[str, str
     for name, period in found.items():
         parent = cadence[name].of
         assert period == (cadence[name].number * found[parent] if parent else 1_000)
+
+
+UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY}
+LONGEST = 3_653 * DAY
+WORDS = st.builds("{}{}".format, st.integers(0, 10**6), st.sampled_from([*UNITS, *map(str.upper, UNITS)]))
+NEAR_WORDS = st.text("0123456789smhdSMHDfast*.-+ \u0665", max_size=7)
+
+
+def spelled(ms: int) -> str:
+    """In the largest unit that leaves nothing over."""
+    unit = max((name for name in UNITS if ms % UNITS[name] == 0), key=lambda name: UNITS[name])
+    return f"{ms // UNITS[unit]}{unit}"
+
+
+def naive(text: str) -> int:
+    """ms, by slicing; ValueError or KeyError for what is none."""
+    unit = "ms" if text[-2:].lower() == "ms" else text[-1:].lower()
+    number = text.removesuffix(text[-len(unit) :]) if unit else text
+    if not (number.isascii() and number.isdigit() and 0 < int(number) * UNITS[unit] <= LONGEST):
+        raise ValueError(text)
+    return int(number) * UNITS[unit]
+
+
+def upstream(text: str) -> int:
+    """Seconds as the original computes them (its regex ignores case, what follows does not): capitals are days."""
+    return int(text[:-1]) * {"s": 1, "m": 60, "h": 3_600}.get(text[-1], 86_400)
+
+
+@given(st.integers(1, LONGEST))
+def test_every_length_of_time_can_be_written_and_is_read_back(ms: int) -> None:
+    text = spelled(ms)
+    assert grammar.duration(text) == grammar.duration(text.upper()) == grammar.duration(f"00{text}") == ms
+
+
+@given(WORDS | NEAR_WORDS)
+def test_lengths_of_time_are_what_slicing_gives_or_refused(text: str) -> None:
+    try:
+        expected = naive(text)
+    except (ValueError, KeyError):
+        expected = 0
+    try:
+        found = grammar.duration(text)
+    except GrammarError:
+        found = 0
+    assert found == expected
+    assert 0 <= found <= LONGEST
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9), st.sampled_from([*UNITS]))
+def test_more_is_never_shorter(one: int, other: int, unit: str) -> None:
+    assume(one < other and other * UNITS[unit] <= LONGEST)
+    assert grammar.duration(f"{one}{unit}") < grammar.duration(f"{other}{unit}")
+
+
+@given(st.integers(1, 5_000), st.integers(1, 60), st.integers(1, 60))
+def test_multiples_of_multiples_are_multiples(fast: int, by: int, again: int) -> None:
+    """N*(M*fast) = (N*M)*fast, and N*fast + M*fast = (N+M)*fast."""
+    levels = of(
+        fast=f"{fast}s",
+        strong=f"{by}*fast",
+        cold=f"{again}*strong",
+        at_once=f"{by * again}*fast",
+        more=f"{again}*fast",
+        both=f"{by + again}*fast",
+    )
+    found, wrong = periods(levels)
+    assume(not wrong)
+    assert found["cold"] == found["at_once"] == fast * by * again * 1_000
+    assert found["both"] == found["strong"] + found["more"]
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_a_multiple_is_refused_exactly_when_it_is_longer_than_ten_years(fast: int, by: int) -> None:
+    assume(fast * 1_000 <= LONGEST)
+    found, wrong = periods(of(fast=f"{fast}s", strong=f"{by}*fast"))
+    fits = fast * by * 1_000 <= LONGEST
+    assert (found.get("strong"), list(wrong)) == ((fast * by * 1_000, []) if fits else (None, ["strong"]))
+
+
+TABLE = {"89s": 89, "5m": 300, "1h": 3_600, "1d": 86_400, "12h": 43_200, "5M": 300, "1S": 1, "2H": 7_200}
+"""Of the original's documentation; its capitals are its own defect."""
+
+
+@pytest.mark.parametrize("text", TABLE)
+def test_periods_are_those_of_the_original(text: str) -> None:
+    assert periods({"fast": grammar.every(text)})[0]["fast"] == TABLE[text] * 1_000
+
+
+def test_the_table_tells_the_originals_capitals_apart() -> None:
+    wrong = {text: upstream(text) for text in TABLE if upstream(text) != TABLE[text]}
+    assert wrong == {"5M": 432_000, "1S": 86_400, "2H": 172_800}
+
+
+PHI = Fraction(1.618033988749895)
+LADDER = {"network": (8, 13, 21, 34, 55, 90, 145), "auth": (16, 26, 42, 69, 111, 179, 290)}
+LADDER |= {"unknown": LADDER["network"], "validation": (4, 7, 11, 17, 28, 45, 73)}
+FACTORS = {"network": 1, "auth": 2, "validation": Fraction(1, 2), "unknown": 1}
+
+
+def backoff(*lines: str) -> PhiBackoff:
+    """As a file gives it."""
+    found = cadence(*lines).policy.retry
+    assert isinstance(found, PhiBackoff)
+    return found
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_backoff_of_a_file_is_the_originals_to_the_second(name: str) -> None:
+    rungs = [backoff().delay(level, level, ErrorClass(name)) for level in range(1, 9)]
+    assert rungs == [seconds * 1_000 for seconds in (*LADDER[name], LADDER[name][-1])]
+
+
+def test_a_ladder_that_rounds_down_is_another_one() -> None:
+    rounded_down = [int(5 * PHI**level * factor) for level in range(1, 8) for factor in FACTORS.values()]
+    assert rounded_down != [rung[level] for level in range(7) for rung in LADDER.values()]
+
+
+@given(st.integers(2, 600), st.integers(0, 30), st.integers(1, 60), st.sampled_from([*FACTORS]))
+def test_backoff_words_rise_to_their_cap_and_round_half_up(base: int, cap: int, level: int, name: str) -> None:
+    found = PhiBackoff(base, cap)
+    exact = base * PHI ** min(level, cap) * FACTORS[name]
+    assume(abs(exact - int(exact) - Fraction(1, 2)) > Fraction(1, 10**6))
+    waited = found.delay(level, level, ErrorClass(name))
+    assert waited == int(exact + Fraction(1, 2)) * 1_000
+    assert waited <= (found.delay(level + 1, level + 1, ErrorClass(name)) or 0) <= found.longest()
+
+
+def test_backoff_words_are_read_as_they_are_written() -> None:
+    found = backoff("retry: {base: 250ms, max: 3, jitter: 0.5, multipliers: {auth: 3}}")
+    assert (found.base_s, found.cap, found.jitter, found.multipliers[ErrorClass.AUTH]) == (0.25, 3, 0.5, 3.0)
+    assert backoff("retry: {base: 1H}").base_s == 3_600
 
 
 @pytest.mark.parametrize(("text", "ms"), [("250ms", 250), ("250MS", 250), ("3s", 3_000), ("1d", DAY)])

@@ -103,6 +103,7 @@ def test_namespaces_come_from_the_config() -> None:
         (replace(WELL, last_tick=None, uptime_s=61.0), "unhealthy"),
         (replace(WELL, config_loaded=False), "unhealthy"),
         (replace(WELL, state_writable=False), "unhealthy"),
+        (replace(WELL, state_saved=False), "degraded"),
         (replace(WELL, config_valid=False), "degraded"),
         (replace(WELL, clock_sane=False), "degraded"),
         (replace(WELL, state_origin="lost"), "degraded"),

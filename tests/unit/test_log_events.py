@@ -152,8 +152,19 @@ def test_s5_a_failing_state_write_is_one_line_a_minute(observe: Observe) -> None
     assert [(msg, fields["repeated"]) for _, msg, fields in lines] == [
         ("state write failed", 0), ("state write failed", 59), ("state write failed", 59),
     ]  # fmt: skip
-    again = observe(StateRestored(NOON), StateFailed(NOON + 122_000, "no space"))
+    again = observe(StateRestored(NOON), StateFailed(NOON + 181_000, "no space"))
     assert [msg for _, msg, _ in again] == ["state writable again", "state write failed"]
+
+
+def test_s5_a_nearly_full_disk_is_one_line_a_minute(observe: Observe) -> None:
+    """Short lines fit and long ones do not: it fails and recovers every second."""
+    flaps = ((StateFailed(NOON + second * 1_000, "no space"), StateRestored(NOON)) for second in range(121))
+    lines = observe(*(event for flap in flaps for event in flap))
+    assert [(msg, fields.get("repeated")) for _, msg, fields in lines] == [
+        ("state write failed", 0), ("state writable again", None),
+        ("state write failed", 59), ("state writable again", None),
+        ("state write failed", 59), ("state writable again", None),
+    ]  # fmt: skip
 
 
 def test_rare_events(observe: Observe) -> None:

@@ -24,7 +24,7 @@ from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import Exit, SchedulerError
 from vmsh_scheduler.executors.environment import facts_of, lasting
 from vmsh_scheduler.observe.metrics import _EXPECTED_DECISIONS, Extra, Metrics
-from vmsh_scheduler.settings import LOCAL_COMMAND, SettingsFile
+from vmsh_scheduler.settings_file import LOCAL_COMMAND, SettingsFile
 from vmsh_scheduler.sources.documents import (
     AgentSpec,
     CadenceSpec,

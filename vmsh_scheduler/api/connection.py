@@ -1,200 +1,141 @@
-"""One connection, one request: the head is timed, bounded and read strictly before aiohttp sees a byte of it."""
+"""One connection, one request: its body, its answer, and how long both may take."""
 
 import asyncio
-import logging
-import os
 import socket
 import struct
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from vmsh_scheduler.api.acceptor import Caller
+from vmsh_scheduler.api.gate import Gate
+from vmsh_scheduler.api.messages import Reply, head_of
 
-from vmsh_scheduler.api.head import END, HEAD_LIMIT, HeadRules, inspect
-from vmsh_scheduler.api.messages import Reply, error_reply
-
-SERVER_NAME = "vmsh-scheduler"
-LINGER_S = 1.0
-"""How long a refused client may still talk, so that it can read why."""
-LINGER_BYTES = 64 * 1024
 SEND_BUFFER = 128 * 1024
 """What the kernel keeps for a reader (it doubles this); left alone it grows to 4 MB each."""
+SLICE = 16 * 1024
+"""Bytes given to a connection at a time: a slow reader holds this much, not the whole answer."""
 
-_SILENT = logging.Logger("no access log", logging.CRITICAL + 1)  # noqa: LOG001 - a sink of our own, in no tree
-_LOG = logging.getLogger("vmsh_scheduler.http")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one listener; times in seconds."""
-
-    rules: HeadRules = field(default_factory=HeadRules)
-    connections: int = 256
-    head_s: float = 3.0
-    body_s: float = 10.0
-    exchange_s: float | None = 10.0
-    """From a whole head to the last byte of the answer; None: as long as it takes."""
-    owner_only: bool = False
-    """Unix socket: only our own user and root may talk."""
+Answer = Callable[[bytes, Awaitable[bytes]], Awaitable[Reply]]
+"""From a head that was checked, and the body when it has come; never raises."""
 
 
-class Gate:
-    """Counts a listener's connections; when full, the oldest that has not said anything whole makes room."""
+class Exchange(asyncio.Protocol):
+    """Ends with the last byte of the answer, with its time, or with the client."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._open: set[Connection] = set()
-        self._half_open: dict[Connection, None] = {}
-
-    def enter(self, connection: "Connection") -> bool:
-        if len(self._open) >= self.limits.connections and not self._evict():
-            return False
-        self._open.add(connection)
-        self._half_open[connection] = None
-        return True
-
-    def spoke(self, connection: "Connection") -> None:
-        self._half_open.pop(connection, None)
-
-    def leave(self, connection: "Connection") -> None:
-        self._open.discard(connection)
-        self._half_open.pop(connection, None)
-
-    def _evict(self) -> bool:
-        oldest = next(iter(self._half_open), None)
-        if oldest is None:
-            return False
-        self.leave(oldest)
-        oldest.drop()
-        return True
-
-
-class Connection(web.RequestHandler):
-    """Feeds aiohttp exactly one checked request; everything else ends here."""
-
-    def __init__(self, manager: web.Server, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(manager, loop=loop, logger=_LOG, access_log=_SILENT, lingering_time=0, auto_decompress=False)
+    def __init__(self, gate: Gate, answer: Answer, head: bytes, body: bytes, body_length: int) -> None:
+        loop = asyncio.get_running_loop()
         self._gate = gate
-        self._head = b""
-        self._rest = 0
-        self._phase = self._take_head
-        self._discarded = 0
+        self._answer = answer
+        self._head = head
+        self._body = bytearray(body[:body_length])
+        self._body_length = body_length
+        self._whole: asyncio.Future[bytes] = loop.create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._dropped = False
+
+    async def serve(self, sock: socket.socket) -> None:
+        """From the connection to its end. An OSError means that the client is gone."""
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
+        self._take(b"")
+        reply = await self._answer(self._head, self._whole)
+        await self._send(head_of(reply), b"" if self._head.startswith(b"HEAD ") else reply.body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        _set(transport, socket.SO_SNDBUF, SEND_BUFFER)
-        limits = self._gate.limits
-        if not self._gate.enter(self) or (limits.owner_only and not _is_owner(transport)):
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  of a stream socket
+        self._transport = transport
+        if self._dropped:
             self.drop()
             return
-        self._timer = self._loop.call_later(limits.head_s, self._too_slow)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._gate.leave(self)
-        self._set_timer(None)
-        super().connection_lost(exc)
+        transport.set_write_buffer_limits(high=0)
+        _set(transport, socket.SO_SNDBUF, SEND_BUFFER)
+        seconds = self._gate.limits.exchange_s
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.drop)
 
     def data_received(self, data: bytes) -> None:
-        self._phase(data)
+        self._take(data)
+
+    def eof_received(self) -> bool:
+        """Who has said everything may still want to read."""
+        return True
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._transport = None
+        self._gate.leave(self)
+        self._writable.set()
+        self._whole.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def drop(self) -> None:
         """End it at once; what the kernel still holds for a slow reader goes with it."""
-        if isinstance(self.transport, asyncio.Transport):
-            _set(self.transport, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
+        self._dropped = True
+        if self._transport is not None:
+            _set(self._transport, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What aiohttp refuses after all: our shape, no version, no text of the exception."""
-        _LOG.debug("request refused", exc_info=exc)
-        reply = error_reply(status, "bad_request", HTTPStatus(status).phrase)
-        return web.Response(status=status, body=reply.body, headers=plain_headers(reply))
+    def _take(self, data: bytes) -> None:
+        """Only what Content-Length announced."""
+        self._body += data[: self._body_length - len(self._body)]
+        if len(self._body) == self._body_length and not self._whole.done():
+            self._whole.set_result(bytes(self._body))
 
-    def _take_head(self, data: bytes) -> None:
-        self._head += data
-        end = self._head.find(END, 0, HEAD_LIMIT)
-        if end >= 0:
-            self._judge(end + len(END))
-        elif len(self._head) >= HEAD_LIMIT:
-            self._refuse(error_reply(431, "headers_too_large", f"headers are limited to {HEAD_LIMIT} bytes"))
+    async def _send(self, *parts: bytes) -> None:
+        """Without a copy of the whole: many may be reading the same answer."""
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), SLICE):
+                await self._write(view[start : start + SLICE])
+        await self._writable.wait()
+        if self._transport is not None:
+            self._transport.close()
 
-    def _judge(self, end: int) -> None:
-        found = inspect(self._head[:end], self._gate.limits.rules)
-        if isinstance(found, Reply):
-            self._refuse(found)
-            return
-        self._gate.spoke(self)
-        self._set_timer(self._gate.limits.exchange_s)
-        head, body, self._head = self._head[:end], self._head[end:], b""
-        self._rest, self._phase = found, self._take_body
-        super().data_received(head)
-        self._take_body(body)
-
-    def _take_body(self, data: bytes) -> None:
-        """Only what Content-Length announced; one connection carries one request."""
-        part, self._rest = data[: self._rest], max(0, self._rest - len(data))
-        if part:
-            super().data_received(part)
-
-    def _discard(self, data: bytes) -> None:
-        self._discarded += len(data)
-        if self._discarded > LINGER_BYTES:
-            self.drop()
-
-    def _too_slow(self) -> None:
-        self._refuse(error_reply(408, "timeout", f"send the whole head within {self._gate.limits.head_s:g} s"))
-
-    def _refuse(self, reply: Reply) -> None:
-        """Answered here; the write side is closed first, so that the client reads the answer and no reset."""
-        self._phase, self._head = self._discard, b""
-        self._gate.spoke(self)
-        transport = self.transport
-        if not isinstance(transport, asyncio.Transport) or transport.is_closing():
-            return
-        transport.write(raw(reply))
-        if transport.can_write_eof():
-            transport.write_eof()
-        self._set_timer(LINGER_S)
-
-    def _set_timer(self, seconds: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None else self._loop.call_later(seconds, self.drop)
+    async def _write(self, piece: memoryview) -> None:
+        await self._writable.wait()
+        if self._transport is not None:
+            self._transport.write(piece)
 
 
-def plain_headers(reply: Reply) -> dict[str, str]:
-    """What every answer carries: no version, no guessing of types, no second request."""
-    return {
-        "Server": SERVER_NAME,
-        "Content-Type": reply.content_type,
-        "X-Content-Type-Options": "nosniff",
-        "Connection": "close",
-        **reply.headers,
-    }
+class Exchanges:
+    """Begins one for every caller with a good head."""
+
+    def __init__(self, gate: Gate, answer: Answer) -> None:
+        self._gate = gate
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._going_on: dict[asyncio.Task[None], Exchange] = {}
+
+    def begin(self, caller: Caller, sock: socket.socket, head: bytes, body: bytes, body_length: int) -> None:
+        exchange = Exchange(self._gate, self._answer, head, body, body_length)
+        self._gate.owe(caller, exchange, self._loop.time())
+        task = self._loop.create_task(self._serve(exchange, sock))
+        self._going_on[task] = exchange
+        task.add_done_callback(self._going_on.pop)
+
+    async def close(self, grace_s: float) -> None:
+        """Answers under way get `grace_s` seconds."""
+        if self._going_on:
+            await asyncio.wait(self._going_on, timeout=grace_s)
+        for task, exchange in tuple(self._going_on.items()):
+            exchange.drop()
+            task.cancel()
+
+    async def _serve(self, exchange: Exchange, sock: socket.socket) -> None:
+        try:
+            await exchange.serve(sock)
+        except OSError:  # gone meanwhile
+            self._gate.leave(exchange)
+            sock.close()
 
 
-def raw(reply: Reply) -> bytes:
-    """The answer as bytes, for what never reaches aiohttp."""
-    headers = plain_headers(reply) | {"Content-Length": str(len(reply.body))}
-    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
-    return "\r\n".join(lines).encode() + END + reply.body
-
-
-def _set(transport: asyncio.BaseTransport, option: int, value: int | bytes) -> None:
+def _set(transport: asyncio.Transport, option: int, value: int | bytes) -> None:
     peer = transport.get_extra_info("socket")
     if peer is not None and peer.fileno() >= 0:
         peer.setsockopt(socket.SOL_SOCKET, option, value)
-
-
-def _is_owner(transport: asyncio.BaseTransport) -> bool:
-    """SO_PEERCRED of unix(7): who connected, as the kernel knows it."""
-    peer = transport.get_extra_info("socket")
-    packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", packed)
-    return uid in {0, os.geteuid()}

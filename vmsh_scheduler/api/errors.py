@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vmsh_scheduler.domain.text import one_line
 from vmsh_scheduler.errors import (
     Busy,
     CannotCreate,
@@ -43,7 +44,7 @@ STATUS: Mapping[str, int] = {
 
 
 def error_body(code: str, message: str, **more: object) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message, **more}}
+    return {"error": {"code": code, "message": one_line(message), **more}}
 
 
 def to_wire(error: SchedulerError) -> tuple[int, dict[str, Any]]:

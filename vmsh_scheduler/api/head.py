@@ -1,4 +1,4 @@
-"""Looks at a request's head before the HTTP library does: one strict reading, no room for smuggling."""
+"""Reads a request's head: strictly, so that there is no room for smuggling."""
 
 import re
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from vmsh_scheduler.api.messages import Reply, error_reply
 HEAD_LIMIT = 8192
 END = b"\r\n\r\n"
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) [!-~]{1,4096} HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (?:/|https?://)[!-~]{0,4096} HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
 _LOOPBACK_HOST = re.compile(rb"(?i)(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 
@@ -37,6 +37,16 @@ def inspect(head: bytes, rules: HeadRules) -> Reply | int:
         or _method_refusal(request[1].decode(), rules)
     )
     return bad or int(named.get(b"content-length", [b"0"])[0])
+
+
+def request_of(head: bytes) -> tuple[str, str, str]:
+    """Method, target and Accept of a head that `inspect` let through."""
+    line, *lines = head.removesuffix(END).decode("latin-1").split("\r\n")
+    method, target, _ = line.split(" ")
+    accepted = (
+        value.strip() for name, _, value in (field.partition(":") for field in lines) if name.lower() == "accept"
+    )
+    return method, target, next(accepted, "")
 
 
 def _named(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:

@@ -1,13 +1,16 @@
-"""Requests and replies as plain values: routes and handlers know nothing of the HTTP library below them."""
+"""Requests and replies as plain values: routes and handlers know nothing of sockets."""
 
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import gmtime, strftime
 from typing import Any, NoReturn
 
 from vmsh_scheduler.api.errors import error_body
 
+SERVER_NAME = "vmsh-scheduler"
 JSON_TYPE = "application/json; charset=utf-8"
 TEXT_LIMIT = 500
 """Characters of a free-text parameter."""
@@ -49,6 +52,25 @@ def json_reply(status: int, body: object, headers: Mapping[str, str] | None = No
 
 def error_reply(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
     return json_reply(status, error_body(code, message), headers)
+
+
+def plain_headers(reply: Reply) -> dict[str, str]:
+    """What every answer carries: no version, no guessing of types, no second request."""
+    return {
+        "Date": strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()),
+        "Server": SERVER_NAME,
+        "Content-Type": reply.content_type,
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+        **reply.headers,
+    }
+
+
+def head_of(reply: Reply) -> bytes:
+    """Everything in front of the body, as it goes out."""
+    headers = plain_headers(reply) | {"Content-Length": str(len(reply.body))}
+    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The metrics port, taken before anything starts: a busy port must cost no anchor. Light: no HTTP library."""
+"""The metrics port, taken before anything starts: a busy port must cost no anchor."""
 
 import errno
 import os
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vmsh_scheduler.errors import Unavailable
 
-BACKLOG = 512
+BACKLOG = 4096
+"""As much as the kernel takes by default: a queue that overflows costs a good client its second of retransmission."""
 MOST = 65_535
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vmsh_scheduler.errors import Busy, CannotCreate, SchedulerError
 
 PROBE_S = 1.0
+BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _bind(directory_fd: int, name: str) -> BoundSocket:
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(f"/proc/self/fd/{directory_fd}/{aside}")
         inode = os.stat(aside, dir_fd=directory_fd, follow_symlinks=False).st_ino
-        sock.listen()
+        sock.listen(BACKLOG)
         os.rename(aside, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     except OSError:
         sock.close()

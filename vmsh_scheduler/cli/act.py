@@ -7,7 +7,8 @@ import typer
 from vmsh_scheduler import render
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson, Job, moment
-from vmsh_scheduler.clock import wall_clock
+from vmsh_scheduler.cli.output import as_json
+from vmsh_scheduler.wallclock import wall_clock
 
 
 def register(app: typer.Typer) -> None:
@@ -73,6 +74,6 @@ def reload(ctx: typer.Context, json: AsJson = False) -> None:
 
 def _say(done: dict[str, Any], json: bool, text: str) -> None:
     if json:
-        render.as_json(done)
+        as_json(done)
     else:
         typer.echo(text)

@@ -1,6 +1,5 @@
 """What every command needs: the settings, and whoever answers - the running daemon, or the files on disk."""
 
-import getpass
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler.api.client import call
-from vmsh_scheduler.domain.secrets import secret_values
 from vmsh_scheduler.errors import Unavailable
-from vmsh_scheduler.settings import Settings, load_settings, read_env_file
+from vmsh_scheduler.settings import Settings, locate
+from vmsh_scheduler.sources.catalog import SettingsRequest
 
 if TYPE_CHECKING:  # the offline half loads most of the program: only commands that need it do
-    from vmsh_scheduler.oneshot import DiskView
+    from vmsh_scheduler.disk_view import DiskView
     from vmsh_scheduler.operations import AppOperations
 
 Json = dict[str, Any]
@@ -31,15 +30,27 @@ class Context:
     @cached_property
     def environ(self) -> dict[str, str]:
         """The real environment wins over --env-file."""
-        more = {} if self.env_file is None else read_env_file(self.env_file)
-        return {**more, **os.environ}
+        if self.env_file is None:
+            return dict(os.environ)
+        from vmsh_scheduler.env_file import read_env_file
+
+        return {**read_env_file(self.env_file), **os.environ}
 
     @cached_property
     def settings(self) -> Settings:
+        from vmsh_scheduler.settings_file import load_settings
+
         return load_settings(self.flags, self.environ, Path.cwd())
 
     @property
+    def asked(self) -> SettingsRequest:
+        """For a child that loads the settings."""
+        return SettingsRequest(self.flags, self.environ, Path.cwd())
+
+    @property
     def who(self) -> str:
+        import getpass
+
         try:
             return getpass.getuser()
         except (KeyError, OSError):
@@ -50,7 +61,7 @@ class Context:
         try:
             return call(self._socket, "GET", path, values)
         except Unavailable:
-            from vmsh_scheduler.oneshot import DiskView
+            from vmsh_scheduler.disk_view import DiskView
 
             return offline(DiskView(self.settings, self.environ))
 
@@ -59,6 +70,7 @@ class Context:
         try:
             return call(self._socket, "POST", path, {**values, "by": self.who})
         except Unavailable:
+            from vmsh_scheduler.domain.secrets import secret_values
             from vmsh_scheduler.observe.redact import Redactor
             from vmsh_scheduler.oneshot import change
 
@@ -66,4 +78,5 @@ class Context:
 
     @property
     def _socket(self) -> str:
-        return str(self.settings.state_path.parent / SOCKET)
+        """Found without a look at scheduler.yaml: a daemon answers even when its files are wrong by now."""
+        return str(locate(self.flags, self.environ, Path.cwd())["state_path"].parent / SOCKET)

@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from vmsh_scheduler import render
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson
+from vmsh_scheduler.cli.output import as_json, json_text
 from vmsh_scheduler.errors import Usage
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def seal(
     """Seal a batch now: a Merkle tree over the files that `seal.files` names."""
     from vmsh_scheduler.anchors.sealing import Wanted
     from vmsh_scheduler.anchors.sealing import seal as seal_files
-    from vmsh_scheduler.oneshot import DiskView
+    from vmsh_scheduler.disk_view import DiskView
 
     context: Context = ctx.obj
     subjects = {
@@ -55,7 +56,7 @@ def seal(
             for name, s in subjects.items()
         }
     if json:
-        render.as_json(results)
+        as_json(results)
         return
     for name, result in results.items():
         typer.echo(f"{name}: batch {result.get('id')} {result.get('root')} ({result.get('status')})")
@@ -73,10 +74,10 @@ def proof(
     with reading_disk():
         document = make_proof(context.settings.root, file.absolute())
     if out is None:
-        render.as_json(document)
+        as_json(document)
     else:
         with reading_disk():
-            out.write_text(render.json_text(document), encoding="utf-8")
+            out.write_text(json_text(document), encoding="utf-8")
         typer.echo(f"proof written to {out}", err=True)
 
 
@@ -94,7 +95,7 @@ def verify(
         rows = _with_progress(checks(context.settings.root, what))
     report = Report(tuple(rows))
     if json:
-        render.as_json(report.to_json())
+        as_json(report.to_json())
     else:
         _show(report.to_json())
     return int(report.exit)

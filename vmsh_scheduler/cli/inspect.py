@@ -1,19 +1,17 @@
 """Commands that only look: status, next, why, history."""
 
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.live import Live
 
 from vmsh_scheduler import render
 from vmsh_scheduler.api.operations import HistoryQuery
+from vmsh_scheduler.cli import daily
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson, Job, moment
-from vmsh_scheduler.clock import wall_clock
+from vmsh_scheduler.cli.output import as_json
 from vmsh_scheduler.errors import Exit
-
-REFRESH_S = 1.0
+from vmsh_scheduler.wallclock import wall_clock
 
 
 def register(app: typer.Typer) -> None:
@@ -30,29 +28,7 @@ def status(
     json: AsJson = False,
 ) -> int:
     """Every job: last success, next start, backoff. From the daemon, or from disk without one."""
-    context: Context = ctx.obj
-    view = _status(context)
-    if watch and not json:
-        _watch(context, view)
-    elif json:
-        render.as_json(view)
-    else:
-        render.console().print(render.status(view))
-    return int(Exit.FAILED if check and view["status"] != "healthy" else Exit.OK)
-
-
-def _status(context: Context) -> dict[str, Any]:
-    return context.ask("/status", lambda disk: disk.status())
-
-
-def _watch(context: Context, view: dict[str, Any]) -> None:
-    with Live(render.status(view), console=render.console(), screen=False, auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(REFRESH_S)
-                live.update(render.status(_status(context)), refresh=True)
-        except KeyboardInterrupt:
-            return
+    return daily.status(ctx.obj, watch=watch, check=check, json=json)
 
 
 def next_slots(
@@ -65,7 +41,7 @@ def next_slots(
     context: Context = ctx.obj
     view = context.ask("/next", lambda disk: disk.next(job, limit), job=job or None, limit=limit)
     if json:
-        render.as_json(view)
+        as_json(view)
     else:
         render.console().print(render.upcoming(view["slots"], view["now"]))
 
@@ -81,7 +57,7 @@ def why(
     when = moment(at, wall_clock()) if at else None
     view = context.ask("/why", lambda disk: disk.why(job, when), job=job, at=when)
     if json:
-        render.as_json(view)
+        as_json(view)
     else:
         render.console().print(render.why(view, view["now"]))
 
@@ -101,18 +77,18 @@ def history(
     query = HistoryQuery(job, moment(before, wall_clock()) if before else None, limit)
     view = context.ask("/history", lambda disk: disk.history(query), job=job or None, before=query.before, limit=limit)
     if json:
-        render.as_json(view)
+        as_json(view)
     else:
         render.console().print(render.history(view))
     return 0
 
 
 def _verify_history(context: Context, job: str, *, json: bool) -> int:
-    from vmsh_scheduler.oneshot import DiskView
+    from vmsh_scheduler.disk_view import DiskView
 
     findings = DiskView(context.settings, context.environ).verify_history(job)
     if json:
-        render.as_json({"findings": findings, "ok": not findings})
+        as_json({"findings": findings, "ok": not findings})
     else:
         typer.echo("\n".join(findings) or "every hash chain is intact")
     return int(Exit.FAILED if findings else Exit.OK)

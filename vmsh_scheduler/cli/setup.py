@@ -1,15 +1,16 @@
 """Commands that start or check the program: run, tick, validate-config, schema, config show, doctor."""
 
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from vmsh_scheduler import render
+from vmsh_scheduler.cli import daily
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson
-from vmsh_scheduler.errors import Busy, ConfigError, Exit
+from vmsh_scheduler.cli.output import as_json
+from vmsh_scheduler.errors import ConfigError, Exit
 
 FILES = ("namespaces", "agents", "scheduler")
 
@@ -25,11 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def run(ctx: typer.Context) -> int:
     """Start the daemon. SIGTERM drains, a second one hurries, SIGHUP reloads."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be heard: a reload asked for now is not a reason to die
-    from vmsh_scheduler.daemon import run as run_daemon
-
-    context: Context = ctx.obj
-    return int(run_daemon(context.settings, context.environ))
+    return daily.run(ctx.obj)
 
 
 def tick(
@@ -38,40 +35,25 @@ def tick(
     json: AsJson = False,
 ) -> int:
     """One look at the agenda, for cron: run what is due, wait for it, save, exit. 1 if a command failed."""
-    from vmsh_scheduler.daemon import one_tick
-
-    context: Context = ctx.obj
-    try:
-        report = one_tick(context.settings, context.environ)
-    except Busy as error:
-        if quiet_if_running:
-            return int(Exit.OK)
-        raise Busy(f"nothing done: {error.message}", hint=error.hint) from error
-    if json:
-        render.as_json(report)
-    else:
-        typer.echo(f"{report.started} run: {report.succeeded} ok, {report.failed} failed", err=True)
-    return int(Exit.FAILED if report.failed else Exit.OK)
+    return daily.tick(ctx.obj, quiet_if_running=quiet_if_running, json=json)
 
 
 def validate_config(ctx: typer.Context, json: AsJson = False) -> None:
     """Check every file; every problem at once as file:line:col: path: message. Exit 78 if there is one."""
-    import asyncio
-
-    from vmsh_scheduler.sources.catalog import compile_reading
+    from vmsh_scheduler.sources.catalog import compile_files
     from vmsh_scheduler.sources.watch import ConfigWatch
 
     context: Context = ctx.obj
     try:
         reading = ConfigWatch(context.settings.config_paths).read_now()
-        jobs = asyncio.run(compile_reading(reading, context.settings, context.environ))
+        jobs = compile_files(reading, context.settings, context.environ)
     except ConfigError as error:
         if json:
-            render.as_json({"ok": False, "problems": error.problems})
+            as_json({"ok": False, "problems": error.problems})
         raise
     sys.stderr.write("".join(f"warning: {line}\n" for line in jobs.warnings))
     if json:
-        render.as_json({"ok": True, "warnings": jobs.warnings, "config_hash": jobs.config_hash, **jobs.counts})
+        as_json({"ok": True, "warnings": jobs.warnings, "config_hash": jobs.config_hash, **jobs.counts})
     else:
         typer.echo("valid: " + ", ".join(f"{count} {name}" for name, count in jobs.counts.items()))
 
@@ -83,7 +65,7 @@ def schema(file: Annotated[str, typer.Argument(help=" | ".join(FILES))]) -> None
 
     if file not in FILES:
         raise Usage(f"no schema of {file!r}", hint=f"use one of {', '.join(FILES)}")
-    render.as_json(schema_of(file))
+    as_json(schema_of(file))
 
 
 def config_show(
@@ -97,7 +79,7 @@ def config_show(
     if not origin:
         rows = [{**row, "origin": ""} for row in rows]
     if json:
-        render.as_json(rows)
+        as_json(rows)
     else:
         render.console().print(render.settings(rows))
 
@@ -109,7 +91,7 @@ def doctor(ctx: typer.Context, json: AsJson = False) -> int:
     context: Context = ctx.obj
     rows = examine(context.settings, context.environ)
     if json:
-        render.as_json(rows)
+        as_json(rows)
     else:
         render.console().print(render.report(rows))
     return int(Exit.OK if all(row["ok"] for row in rows) else Exit.FAILED)

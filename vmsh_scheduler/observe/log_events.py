@@ -38,6 +38,7 @@ class LogObserver:
         self._rejected: tuple[str, ...] = ()
         self._state_said: Millis | None = None
         self._state_unsaid = 0
+        self._state_bad = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -66,8 +67,7 @@ class LogObserver:
             case StateFailed():
                 self._state_failed(event)
             case StateRestored():
-                self._state_said, self._state_unsaid = None, 0
-                self._say(logging.WARNING, "state writable again")
+                self._state_restored()
             case Recovered():
                 self._recovered(event)
             case Trouble():
@@ -121,7 +121,13 @@ class LogObserver:
             self._state_unsaid += 1
             return
         self._say(logging.ERROR, "state write failed", err=event.error, repeated=self._state_unsaid)
-        self._state_said, self._state_unsaid = event.at, 0
+        self._state_said, self._state_unsaid, self._state_bad = event.at, 0, True
+
+    def _state_restored(self) -> None:
+        """On a disk that is nearly full short lines fit and long ones do not: what was not said needs no end."""
+        if self._state_bad:
+            self._say(logging.WARNING, "state writable again")
+        self._state_bad = False
 
     def _recovered(self, event: Recovered) -> None:
         counts = {

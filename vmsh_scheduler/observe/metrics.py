@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.decision import Reason, Verdict
 from vmsh_scheduler.domain.events import (
@@ -42,8 +42,7 @@ _EXPECTED_DECISIONS = (
 """Zero from the start, so that an increase can be seen; other pairs appear when they happen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(NamedTuple):
     """What only the process knows at scrape time; None where it does not."""
 
     last_tick: Millis | None = None

@@ -1,7 +1,7 @@
 """What one scrape shows: copied from the live numbers, so that it can be rendered beside the loop."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.observe.histogram import Histogram
@@ -10,8 +10,7 @@ AGENTS = "_agents"
 """All agents' delays are one series under this namespace name; no configured one may begin with `_`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CadenceSample:
+class CadenceSample(NamedTuple):
     """One configured cadence; its counts come from its state, so they go on after a restart."""
 
     namespace: str
@@ -28,8 +27,7 @@ class CadenceSample:
     delay: Histogram | None
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """Every number of a scrape."""
 
     at: Millis

@@ -7,7 +7,7 @@ from vmsh_scheduler.domain.job import Job, OnUnknown, Policy
 from vmsh_scheduler.domain.retry import FlatRetry
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, Since
 from vmsh_scheduler.sources import grammar
-from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision, text_of
 from vmsh_scheduler.sources.documents import AgentsFile, AgentSpec
 
 SHORTEST: Millis = 1 * SECOND
@@ -45,7 +45,7 @@ def doubts(data: object) -> Iterator[Flaw]:
 def compile_agents(file: AgentsFile, wanted: Wanted, into: Compiled) -> None:
     """`file` has passed `judge`."""
     for spec in file.agents:
-        job = _job(spec, wanted)
+        job = _job(spec, wanted, into)
         into.jobs[job.id] = job
 
 
@@ -66,11 +66,12 @@ def _judge_callback(callback: Mapping[object, object], place: Place) -> Iterator
                 yield Flaw((*place, key), "belongs to `command`; a `url` has no use for it", at_key=True)
 
 
-def _job(spec: AgentSpec, wanted: Wanted) -> Job:
+def _job(spec: AgentSpec, wanted: Wanted, into: Compiled) -> Job:
     identity = f"_agents/{spec.user_id}/{spec.agent_id}"
     interval = max(SHORTEST, spec.cycle_interval_ms)
-    trigger = Interval(interval, since=Since.FINISH)
-    action, policy = _action(spec, wanted), _policy(spec, interval)
+    trigger, when = into.part(("agent", interval), lambda: Interval(interval, since=Since.FINISH))
+    policy, how = into.part(("agent", interval, spec.callback.timeout), lambda: _policy(spec, interval))
+    action = _action(spec, wanted, into)
     return Job(
         id=identity,
         name=spec.name or spec.agent_id,
@@ -78,17 +79,17 @@ def _job(spec: AgentSpec, wanted: Wanted) -> Job:
         trigger=trigger,
         action=action,
         policy=policy,
-        revision=revision(trigger, action, policy, None),
+        revision=revision(when, text_of(action), how, text_of(None)),
         labels={"user": spec.user_id, "agent": spec.agent_id},
         enabled=spec.status == "RUNNING",
     )
 
 
-def _action(spec: AgentSpec, wanted: Wanted) -> Action:
+def _action(spec: AgentSpec, wanted: Wanted, into: Compiled) -> Action:
     payload = _payload(spec)
     if spec.callback.url is not None:
         return Callback(spec.callback.url, payload)
-    return command(spec.callback, spec.callback.command or (), wanted, payload=payload, env={})
+    return command(spec.callback, spec.callback.command or (), wanted, into, payload=payload, env=spec.callback.env)
 
 
 def _payload(spec: AgentSpec) -> dict[str, object]:

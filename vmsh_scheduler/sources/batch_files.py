@@ -3,8 +3,8 @@
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.batch import BadBatch, Batch, Covers, describe, head, parse
 from vmsh_scheduler.domain.trigger import Millis
@@ -24,8 +24,7 @@ Signature = tuple[int, int, int, int]
 """inode, size, mtime ns, ctime ns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """One file and what was in it when its signature was this."""
 
     what: Batch | BadBatch
@@ -37,8 +36,7 @@ class Seen:
         return self.signature[3]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Batches of one namespace tag (super-batches left out), by order and by arrival."""
 
     by_order: tuple[Seen, ...] = ()
@@ -65,17 +63,16 @@ class Group:
         return self.by_change[bisect_right(self.changes, horizon) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """One scan; everything asked of it costs O(log n)."""
 
     changed: int = -1
     """mtime of the directory, ns; -1 = it is not there."""
     racy: bool = False
     """The directory changed so shortly before the scan that a later change may look the same."""
-    files: Mapping[str, Seen] = field(default_factory=dict)
-    groups: Mapping[str, Group] = field(default_factory=dict)
-    watched: Mapping[str, Signature] = field(default_factory=dict)
+    files: Mapping[str, Seen] = {}
+    groups: Mapping[str, Group] = {}
+    watched: Mapping[str, Signature] = {}
 
     def fresh(self, directory: Path) -> bool:
         """A few stats, no listing."""

@@ -1,37 +1,39 @@
-"""The other end of catalog.compile_in_child: a pickled Request on stdin, frames of pickled jobs on stdout."""
+"""The other end of child.Child: pickled requests on stdin, frames of pickled answers on stdout."""
 
+import gc
 import os
 import pickle
 import resource
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from itertools import islice
 from typing import Any, BinaryIO
 
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.errors import ConfigError
-from vmsh_scheduler.sources.catalog import FRAME_JOBS, Request, compile_files
+from vmsh_scheduler.settings_file import load_settings
+from vmsh_scheduler.sources.catalog import Request, SettingsRequest, compile_files
 from vmsh_scheduler.sources.compiled import JobSet
 
-NICENESS = 10
-"""A reload may take longer; the daemon beside it may not."""
+FRAME_JOBS = 50
+"""Jobs per frame: unpickling one frame must not be felt by a start that comes due meanwhile."""
 CPU_SECONDS = 150
 ADDRESS_SPACE = 4 << 30
 
 
 def main() -> None:
-    """Always ends with one frame `end`, `problems` or `failed`, unless it is killed."""
+    """Every request is answered with frames of which the last is `settings`, `end`, `problems` or `failed`, unless
+    it is killed meanwhile."""
     _confine()
+    gc.disable()  # it ends before garbage could matter, and looking for it takes a tenth of the time
     # the parent went away, or has all it wants
     with suppress(BrokenPipeError):
-        answer(sys.stdin.buffer, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        answer(open(0, "rb", closefd=False), open(1, "wb", closefd=False))  # noqa: SIM115  open as long as we live
 
 
 def _confine() -> None:
-    os.nice(NICENESS)
     for kind, most in ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, ADDRESS_SPACE)):
         _, hard = resource.getrlimit(kind)
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -40,17 +42,29 @@ def _confine() -> None:
 
 
 def answer(source: BinaryIO, sink: BinaryIO) -> None:
-    """One request, its frames; never raises for what the files say, nor for a fault of ours."""
-    request: Request = pickle.load(source)  # noqa: S301  written by the daemon that started us
+    """All requests there are; never raises for what the files say, nor for a fault of ours."""
+    with suppress(EOFError):
+        while True:
+            request = pickle.load(source)  # noqa: S301  written by the daemon that started us
+            _answer(request, sink)
+            sink.flush()
+            import_module("vmsh_scheduler.sources.pipeline")  # the daemon opens its state meanwhile
+
+
+def _answer(request: Request | SettingsRequest, sink: BinaryIO) -> None:
     try:
-        result = compile_files(request, request.wanted, request.environ)
+        if isinstance(request, SettingsRequest):
+            _frame(sink, "settings", load_settings(request.flags, request.environ, request.cwd))
+        else:
+            os.nice(request.niceness)
+            _send(sink, compile_files(request, request.wanted, request.environ))
     except ConfigError as error:
         _frame(sink, "problems", (error.message, error.problems))
+    except BrokenPipeError:
+        raise
     except Exception as error:  # a fault of ours: where it happened may be told, values may not
         where = "".join(traceback.format_tb(error.__traceback__)[-3:])
         _frame(sink, "failed", f"{type(error).__name__} at\n{where[-2_000:]}")
-    else:
-        _send(sink, result)
 
 
 def _send(sink: BinaryIO, result: JobSet) -> None:
@@ -67,7 +81,3 @@ def _portions(jobs: Iterator[Job]) -> Iterator[list[Job]]:
 def _frame(sink: BinaryIO, kind: str, body: Any) -> None:
     raw = pickle.dumps((kind, body), pickle.HIGHEST_PROTOCOL)
     sink.write(len(raw).to_bytes(4) + raw)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,18 +3,22 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from vmsh_scheduler.domain.action import Action, Command, ErrorRule, Limits
 from vmsh_scheduler.domain.job import Job, Policy, Subject
-from vmsh_scheduler.domain.trigger import SECOND, Millis, Trigger
+from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, Trigger
 
 if TYPE_CHECKING:  # the models cost 60 ms of imports that a daemon whose files a child compiles never needs
     from vmsh_scheduler.sources.documents import CommandSpec
+
+T = TypeVar("T")
+P = TypeVar("P", Trigger, Interval, Policy)
 
 Place = tuple[str | int, ...]
 """Path of a key or value inside a document."""
@@ -22,8 +26,7 @@ Place = tuple[str | int, ...]
 GRACE: Millis = 10 * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class Flaw:
+class Flaw(NamedTuple):
     """Something wrong, or doubtful, at a place of one document; `at_key`: the key itself, not what it holds."""
 
     place: Place
@@ -38,6 +41,23 @@ class Compiled:
     jobs: dict[str, Job] = field(default_factory=dict)
     problems: list[Flaw] = field(default_factory=list)
     warnings: list[Flaw] = field(default_factory=list)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What many jobs have alike is made once, and so held once by the daemon. `key`: all that it depends on."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
+
+    def part(self, key: Hashable, make: Callable[[], P]) -> tuple[P, str]:
+        """The same of a part of a job, with its text for `revision`."""
+
+        def with_text() -> tuple[P, str]:
+            made = make()
+            return made, text_of(made)
+
+        return self.once(("part", key), with_text)
 
 
 class Wanted(Protocol):
@@ -71,45 +91,63 @@ class Readable(Protocol):
     def sha256(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class JobSet:
+class JobSet(NamedTuple):
     """What the files say, all of it valid."""
 
     jobs: Mapping[str, Job]
     config_hash: str
     warnings: tuple[str, ...] = ()
     """As file:line:col: path: message."""
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = {}
     """namespaces, cadences, agents."""
 
 
-def revision(trigger: Trigger, action: Action, policy: Policy, subject: Subject | None) -> str:
-    """16 hex digits over all four; equal in every process. Holds no value that could be read back."""
-    text = json.dumps(
-        [_plain(part) for part in (trigger, action, policy, subject)],
-        sort_keys=True,
-        separators=(",", ":"),
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def revision(*parts: str) -> str:
+    """16 hex digits over the texts of trigger, action, policy and subject; equal in every process. Holds no value
+    that could be read back."""
+    return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()[:16]
+
+
+def text_of(part: Trigger | Action | Policy | Subject | None) -> str:
+    """Canonical: equal parts have equal texts."""
+    return _canonical.encode(_plain(part))
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_JSON = frozenset({str, int, float, bool, type(None)})
 
 
 def _plain(value: object) -> object:
-    """JSON values; a dataclass carries its class name, because a union's members may look alike."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
+    """JSON values; a record carries its class name, because a union's members may look alike."""
+    kind: Any = type(value)
+    if kind in _JSON:
+        return value
+    if names := _names(kind):
+        return {"": kind.__name__, **_plain_items(zip(names, map(value.__getattribute__, names), strict=True))}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+        return _plain_items((str(_plain(key)), item) for key, item in value.items())
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
+
+
+def _plain_items(items: Iterable[tuple[str, object]]) -> dict[str, object]:
+    return {key: item if type(item) in _JSON else _plain(item) for key, item in items}
+
+
+@cache
+def _names(kind: Hashable) -> tuple[str, ...]:
+    """The fields of a class of records, be they dataclasses or tuples; of any other class, none."""
+    return tuple(getattr(kind, "__dataclass_fields__", ())) or getattr(kind, "_fields", ())
 
 
 def command(
     spec: "CommandSpec",
     argv: tuple[str, ...],
     wanted: Wanted,
+    into: Compiled,
     *,
     payload: Mapping[str, object],
     env: Mapping[str, str],
@@ -117,13 +155,15 @@ def command(
     rules: tuple[ErrorRule, ...] = (),
     probe: tuple[str, ...] = (),
 ) -> Command:
-    """`spec` filled up from the settings; `env` and `pass_env` are the source's own and lose against the file's."""
+    """`spec` filled up from the settings; `env` holds the file's already, `pass_env` is the source's own."""
     return Command(
         argv=with_python(argv),
         payload=payload,
-        env={**env, **spec.env},
-        pass_env=tuple(dict.fromkeys((*wanted.pass_env, *pass_env, *spec.pass_env))),
-        cwd=_directory(wanted.root / (spec.cwd or ".")),
+        env=env,
+        pass_env=into.once(
+            ("pass_env", pass_env, spec.pass_env), lambda: _each_once(*wanted.pass_env, *pass_env, *spec.pass_env)
+        ),
+        cwd=into.once(("cwd", spec.cwd), lambda: _directory(wanted.root / (spec.cwd or "."))),
         umask=None if spec.umask is None else int(spec.umask, 8),
         limits=None if spec.limits is None else Limits(**spec.limits.model_dump()),
         rules=rules,
@@ -131,6 +171,10 @@ def command(
         outlive=spec.outlive,
         grace=GRACE if spec.grace is None else spec.grace,
     )
+
+
+def _each_once(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _directory(path: Path) -> str | None:

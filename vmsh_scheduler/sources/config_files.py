@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from vmsh_scheduler.sources.yaml_file import MAX_BYTES
-
+MAX_BYTES = 10_000_000
+"""Of one file."""
 DATA_LINK = "..data"
 """Kubernetes mounts a ConfigMap as links into this link, which it swaps as a whole."""
 _MOST_LINKS = 16
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO must not block
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(NamedTuple):
     """A config file: what it is for, where it is, and whether it may be absent."""
 
     role: str
@@ -31,12 +31,11 @@ class Watched:
         return self.shown or str(self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """Contents by role, and by role what is wrong with the rest; an absent optional file is in neither."""
 
-    raw: Mapping[str, bytes] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[str, bytes] = {}
+    problems: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
     sha256: str = ""
     """Over roles, contents and problems: equal = nothing to tell apart."""
@@ -65,7 +64,7 @@ def look(files: Sequence[Watched]) -> Look:
                 problems[file.role] = f"{file.name}: cannot be read: {error.strerror}"
             except _Wrong as wrong:
                 problems[file.role] = f"{file.name}: {wrong}"
-    empty = any(not content.strip() for content in raw.values())
+    empty = any(map(is_blank, raw.values()))
     return Look(raw, problems, tuple(warnings), _digest(raw, problems), empty)
 
 
@@ -82,19 +81,21 @@ def _contents(file: Watched, pins: "_Pins", warnings: list[str]) -> bytes:
             raise _Wrong("can be changed by everybody, and it names the commands to run; chmod o-w")
         if status.st_uid not in (0, os.geteuid()):
             warnings.append(f"{file.name}: belongs to uid {status.st_uid}, who so decides what is run here")
-        return _read(fd)
+        return _read(fd, status.st_size)
 
 
-def _read(fd: int) -> bytes:
-    """At most one byte more than allowed, however the file grows meanwhile."""
-    chunks: list[bytes] = []
-    room = MAX_BYTES + 1
-    while room > 0 and (chunk := os.read(fd, min(room, 1 << 20))):
-        chunks.append(chunk)
-        room -= len(chunk)
-    if room <= 0:
+def is_blank(content: bytes) -> bool:
+    return not content or content.isspace()
+
+
+def _read(fd: int, size: int) -> bytes:
+    """`size` is what to expect; at most one byte more than allowed is read, however the file grows meanwhile."""
+    content = os.read(fd, size + 1)
+    while len(content) <= MAX_BYTES and (more := os.read(fd, MAX_BYTES + 1 - len(content))):
+        content += more
+    if len(content) > MAX_BYTES:
         raise _Wrong(f"too large: at most {MAX_BYTES:,} bytes")
-    return b"".join(chunks)
+    return content
 
 
 @contextmanager
@@ -143,14 +144,14 @@ def _digest(raw: Mapping[str, bytes], problems: Mapping[str, str]) -> str:
 Signature = tuple[tuple[int, ...], ...]
 
 
-def signature(paths: Sequence[Path]) -> Signature:
+def signature(paths: Sequence[str]) -> Signature:
     """One stat per path: changes whenever contents, owner, mode or the file behind a name may have."""
     return tuple([_stamp(path) for path in paths])
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _stamp(path: str) -> tuple[int, ...]:
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116  every second for every file: a Path costs as much again
     except OSError as error:
         return (error.errno or 0,)
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)

@@ -29,10 +29,9 @@ def _text(check: Callable[[str], object]) -> AfterValidator:
 
 def _matching(pattern: str, otherwise: str) -> AfterValidator:
     """Refuses text that `pattern` does not cover, in the words of `otherwise`."""
-    compiled = re.compile(pattern)
 
     def check(text: str) -> None:
-        if compiled.fullmatch(text) is None:
+        if re.fullmatch(pattern, text) is None:
             raise ValueError(otherwise)
 
     return _text(check)
@@ -48,7 +47,8 @@ def _regex(pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        reason = error.msg if isinstance(error, re.error) else "too large"
+        # the reason quotes names of groups, which are a part of the value
+        reason = re.sub("'.*'", "'...'", error.msg) if isinstance(error, re.error) else "too large"
         raise ValueError(f"not a regular expression: {reason}") from None
 
 

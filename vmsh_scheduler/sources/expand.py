@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from vmsh_scheduler.sources.marks import Path, config_error, shown
@@ -26,7 +26,7 @@ def expand(document: Document, environ: Mapping[str, str]) -> Document:
     data = expansion.of(document.data, ())
     if expansion.problems:
         raise config_error(expansion.problems)
-    return replace(document, data=data, expanded=document.expanded | expansion.whole)
+    return document._replace(data=data, expanded=document.expanded | expansion.whole)
 
 
 def _has_dollar(value: Any, seen: set[int]) -> bool:

@@ -2,10 +2,9 @@
 
 A refusal is a GrammarError whose text never repeats the value: it may have come from the environment."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.trigger import DAY, HOUR, MINUTE, SECOND, Millis
 
@@ -26,8 +25,7 @@ class GrammarError(ValueError):
     """What is wrong with a piece of text, as a clause that follows `path: `."""
 
 
-@dataclass(frozen=True, slots=True)
-class Every:
+class Every(NamedTuple):
     """A period: `number` times `unit` ms, or times the period of the sibling level `of`."""
 
     number: int
@@ -35,8 +33,7 @@ class Every:
     of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """`<scheme>:<entry>`, checked; CAIP-2 for the chains."""
 
     scheme: str
@@ -132,6 +129,8 @@ def plain_name(name: str, longest: int = 200) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """` (did you mean x?)` if something known is near, else nothing."""
+    import difflib  # only mistakes need it
+
     near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 

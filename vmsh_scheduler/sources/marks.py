@@ -1,12 +1,14 @@
 """Where things stand in a config file, and how a problem with one of them is written."""
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmsh_scheduler.errors import ConfigError
 
 Path = tuple[str | int, ...]
+
+_NO_NAME = re.compile(r"[^\w.-].*", re.DOTALL)
 
 MOST_LISTED = 1_000
 """Problems of one error; more help nobody."""
@@ -30,8 +32,7 @@ class Spot(NamedTuple):
     inside: "Mapping[str, Spot] | list[Spot] | None" = None
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(NamedTuple):
     """Path -> place. A path that does not exist is at the deepest of its parents that does."""
 
     root: Spot
@@ -67,9 +68,17 @@ def problem_at(name: str, mark: Mark, path: Path, message: str) -> str:
 def dotted(path: Path) -> str:
     """`namespaces.dao:x.cadence.fast`, `agents[3].name`; unprintable characters escaped, long keys cut."""
     text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
+    for depth, part in enumerate(path):
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{shown(part if depth == 1 and path[0] == 'namespaces' else _name(part))}"
     return text.removeprefix(".")
+
+
+def _name(key: str) -> str:
+    """`{TOKEN=x}` and `{TOKEN:x}` are keys to YAML: what follows the name may be a secret."""
+    return _NO_NAME.sub("...", key, count=1)
 
 
 def shown(key: str) -> str:

@@ -1,15 +1,15 @@
 """namespaces.yaml -> one Job per cadence: `<namespace>/<level>`, on the epoch grid, anchoring batches."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import assert_never
+from dataclasses import replace
+from typing import NamedTuple, assert_never
 
 from vmsh_scheduler.domain.action import Command, ErrorRule
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap, Policy, Subject
 from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, stable_phase
 from vmsh_scheduler.sources import grammar
-from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision, text_of
 from vmsh_scheduler.sources.documents import CadenceSpec, NamespacesFile, NamespaceSpec, RetrySpec
 
 CHAINS = ("eip155", "btc")
@@ -18,8 +18,7 @@ SKIP_GRACE: Millis = 10 * SECOND
 USUAL_LEVELS = ("fast", "strong", "cold")
 
 
-@dataclass(frozen=True, slots=True)
-class Cadence:
+class Cadence(NamedTuple):
     """One level of one namespace, with what its siblings and the settings add to it."""
 
     namespace: str
@@ -34,7 +33,7 @@ class Cadence:
 
     @property
     def scheme(self) -> str:
-        return grammar.target(self.spec.target).scheme
+        return self.spec.target.partition(":")[0]
 
 
 def judge(data: object) -> Iterator[Flaw]:
@@ -57,19 +56,21 @@ def doubts(data: object) -> Iterator[Flaw]:
             kept = "ends in a colon, which is part of the name (`name::` in YAML is the key `name:`)"
             yield Flaw(place, kept, at_key=True)
         for level, _ in _items(namespace, "cadence"):
-            meant = grammar.suggestion(level, USUAL_LEVELS)
-            if meant and level not in USUAL_LEVELS:
+            meant = "" if level in USUAL_LEVELS else grammar.suggestion(level, USUAL_LEVELS)
+            if meant:
                 yield Flaw((*place, "cadence", level), f"is an unusual name for a level{meant}", at_key=True)
 
 
 def compile_namespaces(file: NamespacesFile, wanted: Wanted, into: Compiled) -> None:
     """`file` has passed `judge`. Adds jobs, and a problem for each cadence without a command."""
+    directory = str(wanted.root / "out" / "batches")
     for name, namespace in file.namespaces.items():
         periods, _ = grammar.periods({level: grammar.every(c.every) for level, c in namespace.cadence.items()})
         for level, spec in namespace.cadence.items():
-            cadence = Cadence(name, level, spec, periods[level], _subject(name, namespace, spec, wanted))
+            batches = Subject("batches", name, directory, target=spec.target, reanchor=spec.reanchor)
+            cadence = Cadence(name, level, spec, periods[level], _sealed(batches, namespace, wanted))
             if spec.command or wanted.commands.get(cadence.scheme):
-                into.jobs[cadence.id] = _job(cadence, wanted)
+                into.jobs[cadence.id] = _job(cadence, wanted, into)
             else:
                 place = ("namespaces", name, "cadence", level, "target")
                 into.problems.append(Flaw(place, _no_command(cadence.scheme)))
@@ -130,34 +131,36 @@ def _no_command(scheme: str) -> str:
     )
 
 
-def _subject(name: str, namespace: NamespaceSpec, spec: CadenceSpec, wanted: Wanted) -> Subject:
-    directory = str(wanted.root / "out" / "batches")
-    batches = Subject("batches", name, directory, target=spec.target, reanchor=spec.reanchor)
+def _sealed(batches: Subject, namespace: NamespaceSpec, wanted: Wanted) -> Subject:
     if namespace.seal is None:
         return batches
     return replace(batches, kind="seal", files=namespace.seal.files, base=str(wanted.root / namespace.seal.base))
 
 
-def _job(cadence: Cadence, wanted: Wanted) -> Job:
-    spec = cadence.spec
-    trigger = Interval(cadence.period, phase=stable_phase(cadence.id, spec.splay or 0))
-    action, policy = _action(cadence, wanted), _policy(cadence, wanted)
+def _job(cadence: Cadence, wanted: Wanted, into: Compiled) -> Job:
+    spec, scheme, identity = cadence.spec, cadence.scheme, cadence.id
+    phase = stable_phase(identity, spec.splay or 0)
+    trigger, when = into.part((cadence.period, phase), lambda: Interval(cadence.period, phase=phase))
+    rules = spec.retry, spec.timeout, spec.misfire_grace, spec.overlap, spec.catch_up, spec.on_unknown, spec.crash_exact
+    policy, how = into.part((scheme, cadence.period, rules), lambda: _policy(cadence, wanted))
+    action = _action(cadence, wanted, into)
     return Job(
-        id=cadence.id,
-        name=cadence.id,
+        id=identity,
+        name=identity,
         lane=f"{cadence.namespace} {spec.target}",
         trigger=trigger,
         action=action,
         policy=policy,
-        revision=revision(trigger, action, policy, cadence.subject),
+        revision=revision(when, text_of(action), how, text_of(cadence.subject)),
         subject=cadence.subject,
         labels={"namespace": cadence.namespace, "cadence": cadence.level, "target": spec.target},
         enabled=spec.enabled,
     )
 
 
-def _action(cadence: Cadence, wanted: Wanted) -> Command:
-    spec = cadence.spec
+def _action(cadence: Cadence, wanted: Wanted, into: Compiled) -> Command:
+    spec, scheme = cadence.spec, cadence.scheme
+    told = spec.confirmations, spec.policy_oid
     facts: dict[str, object] = {
         "namespace": cadence.namespace,
         "cadence": cadence.level,
@@ -168,12 +171,13 @@ def _action(cadence: Cadence, wanted: Wanted) -> Command:
     }
     return command(
         spec,
-        spec.command or wanted.commands[cadence.scheme],
+        spec.command or wanted.commands[scheme],
         wanted,
+        into,
         payload=facts,
-        env=_environment(cadence, wanted),
+        env=into.once(("env", scheme, told, *spec.env.items()), lambda: _environment(cadence, wanted)),
         # systemd may hand the ledger its signing key there
-        pass_env=("CREDENTIALS_DIRECTORY",) if cadence.scheme == "local" else (),
+        pass_env=("CREDENTIALS_DIRECTORY",) if scheme == "local" else (),
         rules=tuple(
             ErrorRule(ErrorClass(rule.error), exit_code=rule.exit, pattern=rule.stderr) for rule in spec.retry.rules
         ),
@@ -182,17 +186,15 @@ def _action(cadence: Cadence, wanted: Wanted) -> Command:
 
 
 def _environment(cadence: Cadence, wanted: Wanted) -> dict[str, str]:
-    """VMSH_* known before a run (spec section 3); the keys' place goes only to our own ledger."""
+    """VMSH_* known before a run (spec section 3), beside those that executors take from the labels; the keys' place
+    goes only to our own ledger."""
     spec = cadence.spec
     env = {
-        "VMSH_NAMESPACE": cadence.namespace,
-        "VMSH_CADENCE": cadence.level,
-        "VMSH_TARGET": spec.target,
         "VMSH_CONFIRMATIONS": "" if spec.confirmations is None else str(spec.confirmations),
         "VMSH_POLICY_OID": spec.policy_oid or "",
         "VMSH_ROOT": str(wanted.root),
     }
-    return env | ({"VMSH_KEYS": str(wanted.keys_dir)} if cadence.scheme == "local" else {})
+    return env | ({"VMSH_KEYS": str(wanted.keys_dir)} if cadence.scheme == "local" else {}) | spec.env
 
 
 def _policy(cadence: Cadence, wanted: Wanted) -> Policy:

@@ -1,13 +1,12 @@
 """What an unquoted YAML scalar is: text, number, true/false, nothing - or a trap that must be quoted."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Trap:
+class Trap(NamedTuple):
     """YAML readers disagree about it; `why` says how, and never repeats the value (it may be a secret)."""
 
     why: str
@@ -32,9 +31,9 @@ _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _LONGEST_NUMBER = 18
 """Digits that every reader keeps exactly: below 2^63."""
 
-# possessive quantifiers: five million digits are refused as fast as five
-_TRAPS: tuple[tuple[re.Pattern[str], Trap], ...] = tuple(
-    (re.compile(pattern), Trap(why))
+_TRAPS: tuple[tuple[str, Trap], ...] = tuple(
+    # possessive quantifiers: five million digits are refused as fast as five
+    (pattern, Trap(why))
     for pattern, why in (
         (r"[-+]?[0-9][0-9_]*+(?::[0-9]{1,2}+)++(?:\.[0-9_]*+)?", "YAML 1.1 reads this as base 60; quote it"),
         (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]++)[0-9].*+)?", "YAML reads this as a date; quote it"),
@@ -74,4 +73,4 @@ def _read_number(text: str) -> Scalar | Trap:
     if number is not None:
         short = len(text.lstrip("-")) <= _LONGEST_NUMBER
         return number(text) if short else Trap("too long for a number; quote it")
-    return next((trap for pattern, trap in _TRAPS if pattern.fullmatch(text)), text)
+    return next((trap for pattern, trap in _TRAPS if re.fullmatch(pattern, text)), text)

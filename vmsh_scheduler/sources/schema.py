@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel
 
 from vmsh_scheduler.errors import Usage
-from vmsh_scheduler.settings import SettingsFile
+from vmsh_scheduler.settings_file import SettingsFile
 from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
 
 Which = Literal["namespaces", "agents", "scheduler"]

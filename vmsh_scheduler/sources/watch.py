@@ -7,11 +7,11 @@ Files that do not come to rest within REST_DEADLINE are reported once and read w
 `subPath` mounts of Kubernetes never change (kubernetes#50345): mount the whole ConfigMap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.trigger import SECOND, Millis
-from vmsh_scheduler.sources.config_files import Look, Signature, Watched, data_links, look, signature
+from vmsh_scheduler.sources.config_files import Look, Signature, Watched, data_links, is_blank, look, signature
 from vmsh_scheduler.sources.marks import config_error
 
 SETTLE: Millis = 200
@@ -20,8 +20,7 @@ REST_DEADLINE: Millis = 30 * SECOND
 _TRIES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Contents and display names by role, of one moment; `sha256` is over all of them."""
 
     raw: Mapping[str, bytes]
@@ -30,22 +29,19 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Unstable:
+class Unstable(NamedTuple):
     """Something is changing; it can have settled at `again_at` (the clock `poll` is called with)."""
 
     again_at: Millis
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(NamedTuple):
     """Files that cannot be read, `path: what is wrong` each: keep the last good configuration. Given once."""
 
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     signature: Signature
     found: Look
     since: Millis
@@ -59,7 +55,7 @@ class ConfigWatch:
     """Time comes in as ms of a clock that never steps. Does no waiting; a look reads at most 10 MB per file."""
 
     files: Sequence[Watched]
-    _paths: list[Path] = field(default_factory=list)
+    _paths: list[str] = field(default_factory=list)
     _seen: Signature | None = None
     _settled: str = ""
     """Digest of what was handed out last, trouble included."""
@@ -68,14 +64,18 @@ class ConfigWatch:
     _pending: _Pending | None = None
     _complained: bool = False
 
+    def is_quiet(self) -> bool:
+        """True if `poll` would find nothing new, for one stat per file."""
+        return self._pending is None and signature(self._watched_paths()) == self._seen
+
     def poll(self, now: Millis) -> Reading | Trouble | Unstable | None:
-        """None: nothing new. Costs one stat per file as long as nothing changes.
+        """None: nothing new. Reads what has changed.
 
         After a Trouble, a Reading tells that all is well again, even if its sha256 is the old one."""
+        if self.is_quiet():
+            return None
         stamps = signature(self._watched_paths())
         pending = self._pending
-        if pending is None and stamps == self._seen:
-            return None
         if pending and stamps == pending.signature and now < pending.since + SETTLE:
             return Unstable(pending.since + SETTLE)
         return self._compare(stamps, self._look(), now)
@@ -93,14 +93,14 @@ class ConfigWatch:
             raise config_error(problems)
         return self._reading(found)
 
-    def _watched_paths(self) -> list[Path]:
+    def _watched_paths(self) -> list[str]:
         if not self._paths:
-            self._paths = [*(file.path for file in self.files), *data_links(self.files)]
+            self._paths = [str(path) for path in (*(file.path for file in self.files), *data_links(self.files))]
         return self._paths
 
     def _look(self) -> Look:
         """An optional file that was there may not vanish unnoticed: a restart or SIGHUP accepts it."""
-        return look([replace(file, optional=file.optional and file.role not in self._roles) for file in self.files])
+        return look([file._replace(optional=file.optional and file.role not in self._roles) for file in self.files])
 
     def _compare(self, stamps: Signature, found: Look, now: Millis) -> Reading | Trouble | Unstable | None:
         if found.sha256 == self._settled and not self._complained:
@@ -130,7 +130,7 @@ class ConfigWatch:
             self._roles = frozenset(found.raw)
 
     def _problems(self, found: Look) -> tuple[str, ...]:
-        empty = [f"{file.name}: is empty" for file in self.files if not found.raw.get(file.role, b"-").strip()]
+        empty = [f"{file.name}: is empty" for file in self.files if is_blank(found.raw.get(file.role, b"-"))]
         return (*found.problems.values(), *empty)
 
     def _reading(self, found: Look) -> Reading:

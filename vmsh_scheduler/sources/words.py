@@ -1,7 +1,6 @@
 """What a model found wrong, in words for people. Only the kind of the value is looked at: it may be a secret."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
@@ -51,7 +50,7 @@ def say(error: ErrorDetails) -> str:
 def closest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or the few there are to choose from, or nothing."""
     names = sorted(set(known))
-    near = get_close_matches(word, names, n=1) or get_close_matches(word.lower(), [n.lower() for n in names], n=1)
+    near = _nearest(word, names) or _nearest(word.lower(), [name.lower() for name in names])
     if near:
         return f"; did you mean `{next(name for name in names if name.lower() == near[0].lower())}`?"
     return f"; known here: {', '.join(names)}" if 0 < len(names) <= 12 else ""
@@ -79,5 +78,11 @@ def _kind(value: Any) -> str:
 def _near(expected: str, value: Any) -> str:
     """Suggests one of the choices; the value itself is not shown."""
     choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
-    near = get_close_matches(value.lower(), choices, n=1) if isinstance(value, str) else []
+    near = _nearest(value.lower(), choices) if isinstance(value, str) else []
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _nearest(word: str, known: list[str]) -> list[str]:
+    from difflib import get_close_matches  # only mistakes need it
+
+    return get_close_matches(word, known, n=1)

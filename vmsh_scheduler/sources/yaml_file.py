@@ -6,16 +6,15 @@ Merge keys (`<<`) are refused; aliases of whole values work."""
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources.build import Builder, Found, Refused
+from vmsh_scheduler.sources.config_files import MAX_BYTES
 from vmsh_scheduler.sources.marks import START, Mark, Marks, Path, config_error, problem_at
 
-MAX_BYTES = 10_000_000
 MAX_SEPARATORS = 1_000_000
 """Lines, commas and the like: an upper bound that is known before the first event is parsed."""
 
@@ -24,8 +23,7 @@ _UTF16_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One config file: plain dicts, lists and scalars, and where each of them stands."""
 
     name: str

@@ -66,6 +66,12 @@ def shell(text: str, **fields: Any) -> Command:
     return Command(("/bin/sh", "-c", text), **{"grace": 500, **fields})
 
 
+def script(path: Path, text: str, mode: int = 0o755) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
 @dataclass
 class Stage:
     """One executor and the runs started on it."""

@@ -45,6 +45,10 @@ MIGRATIONS = (
 )
 
 
+ROOM = 0.75
+"""Of the cap is what is left when it was reached, so that not every look has to prune again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """What the journal keeps; whole segments go, oldest first."""
@@ -151,11 +155,24 @@ def prune(connection: sqlite3.Connection, keep: Retention, now: Millis) -> int:
         if last - first + 1 >= keep.rows + SEGMENT:
             upto = last - keep.rows
         gone += _prune_job(connection, job, first, max(upto, _aged(connection, job, oldest)), now)
-    if _size(connection) > keep.bytes:
-        for job, last, first in connection.execute("SELECT job, seq, first FROM heads").fetchall():
-            gone += _prune_job(connection, job, first, first + (last - first) // 4, now)
+    gone += _shrink(connection, keep.bytes, now)
     if gone:
         connection.execute("PRAGMA incremental_vacuum").fetchall()
+    return gone
+
+
+def _shrink(connection: sqlite3.Connection, cap: int, now: Millis) -> int:
+    """The same share of every job's rows goes until it fits, but nobody's last one."""
+    gone = 0
+    while (size := _size(connection)) > cap:
+        share = 1 - ROOM * cap / size
+        went = 0
+        for job, last, first in connection.execute("SELECT job, seq, first FROM heads").fetchall():
+            upto = min(first + int((last - first) * share), last - 1)
+            went += _prune_job(connection, job, first, upto, now)
+        if not went:
+            break
+        gone += went
     return gone
 
 

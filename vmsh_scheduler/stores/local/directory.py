@@ -5,12 +5,14 @@ import os
 import secrets
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmsh_scheduler.domain.trigger import HOUR, Millis
 from vmsh_scheduler.errors import CannotCreate, Denied, StateUnreadable, StateWriteFailed
+from vmsh_scheduler.stores.local import mounts
 from vmsh_scheduler.stores.local.disk import Disk
 
 READ_CAP = 1 << 30
@@ -56,8 +58,14 @@ class StateDirectory:
         return sorted(found)
 
     def names(self) -> list[str]:
-        with os.scandir(self.fd) as entries:
-            return [entry.name for entry in entries]
+        """Through a descriptor of its own: duplicates of `fd` share one place in the listing, and two threads that
+        read on from it see each only a part."""
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            with os.scandir(fd) as entries:
+                return [entry.name for entry in entries]
+        finally:
+            os.close(fd)
 
     def exists(self, name: str) -> bool:
         try:
@@ -95,7 +103,8 @@ class StateDirectory:
 
     def create(self, name: str, *, append: bool = False) -> int:
         """A new file, 0600, owned like the directory (root keeps nobody else out). Raises OSError."""
-        fd = os.open(name, _NEW_FILE | (os.O_APPEND if append else 0), 0o600, dir_fd=self.fd)
+        with self.explained(name):
+            fd = os.open(name, _NEW_FILE | (os.O_APPEND if append else 0), 0o600, dir_fd=self.fd)
         self.adopt(fd, os.fstat(self.fd))
         return fd
 
@@ -107,21 +116,35 @@ class StateDirectory:
     def replace(self, name: str, data: bytes, *, keep_as: str = "") -> None:
         """Durably, at once or not at all (recipe of docs/guarantees.md); `keep_as`: the old file stays under that
         name. Raises OSError: then the old file is as it was."""
-        temporary = f".{name}.{secrets.token_hex(8)}"
+        temporary = _temporary(name)
         fd = self.create(temporary)
+        kept = None
         try:
             self._fill(fd, name, data)
-            if keep_as:
-                self._keep(name, keep_as)
-            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            if keep_as and self.exists(name):
+                kept = self._second_name(name)
+            with self.explained(name):
+                self.disk.rename(temporary, name, self.fd)
         except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=self.fd)
+            self._forget(temporary, kept or "")
             raise
+        if kept is not None:
+            self._keep(kept, keep_as)
         self.disk.sync(self.fd)
 
-    def sync(self) -> None:
+    def sync(self, *names: str) -> None:
+        """These files, then the directory itself."""
+        for name in names:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                self.disk.sync(fd)
+            finally:
+                os.close(fd)
         self.disk.sync(self.fd)
+
+    def doubt(self) -> mounts.Doubt:
+        """Why this file system may not keep what is promised."""
+        return mounts.doubt(self.fd)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -139,7 +162,8 @@ class StateDirectory:
     def make_directory(self, name: str) -> None:
         """`runs/`, `keys/`: 0700, ours. Denied if something else has the name."""
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
+            with self.explained(name):
+                os.mkdir(name, 0o700, dir_fd=self.fd)
         except FileExistsError:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
@@ -179,15 +203,48 @@ class StateDirectory:
         finally:
             os.close(fd)
 
-    def _keep(self, name: str, keep_as: str) -> None:
-        if not self.exists(name):
-            return
-        self.remove(keep_as)
+    def _second_name(self, name: str) -> str:
+        """A hard link beside `name`; "" = none can be made here."""
+        second = _temporary(name)
         try:
-            os.link(name, keep_as, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            os.link(name, second, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
+            return ""
+        return second
+
+    def _keep(self, kept: str, keep_as: str) -> None:
+        """Only once the new file is in place: until then the one before stays the previous generation."""
+        if kept:
+            self.disk.rename(kept, keep_as, self.fd)
+        else:
+            self.remove(keep_as)  # its logs go soon
+        self._forget(kept)  # a rename onto another name of the same file leaves both
+
+    def _forget(self, *names: str) -> None:
+        for name in filter(None, names):
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self.fd)
+
+    @contextmanager
+    def explained(self, name: str) -> Iterator[None]:
+        """Says whose the file is, and its mode: `Operation not permitted` alone sends people to the wrong place."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            owners = "; ".join(filter(None, (self._owner(name), self._owner("."))))
+            raise OSError(error.errno, f"{error.strerror} ({owners})") from error
+
+    def _owner(self, name: str) -> str:
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return ""
+        what = f"directory {self.path}" if name == "." else name
+        return f"{what}: uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
 
     def _free_name(self, wanted: str) -> str:
         name, n = wanted, 1
@@ -220,7 +277,7 @@ def open_directory(snapshot: Path, *, create: bool = True, disk: Disk | None = N
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError as error:
-        raise Denied(f"{path}: {error.strerror}", hint=f"give uid {os.geteuid()} access to it") from error
+        raise _no_access(path, error) from error
     except OSError as error:
         raise CannotCreate(f"state directory {path}: {error.strerror}") from error
     try:
@@ -258,11 +315,24 @@ def _not_ours(path: Path, status: os.stat_result) -> Denied:
     )
 
 
+def _no_access(path: Path, error: OSError) -> Denied:
+    with suppress(OSError):
+        if (status := path.stat()).st_uid != os.geteuid():
+            return _not_ours(path, status)
+        return Denied(f"{path}: {error.strerror}", hint=f"run: chmod u+rwx {path}")
+    return Denied(f"{path}: {error.strerror}", hint=f"give uid {os.geteuid()} access to it")
+
+
 def _cannot_write(path: Path, error: OSError) -> Exception:
-    if isinstance(error, PermissionError):
+    if error.errno == errno.EACCES:
         status = path.parent.stat()
         return _not_ours(path.parent, status)
-    return StateWriteFailed(f"{path}: {error.strerror}", hint="see df and mount")
+    return StateWriteFailed(f"{path}: {error.strerror}", hint="see df, mount and lsattr")
+
+
+def _temporary(name: str) -> str:
+    """A name that nobody can have planted anything under."""
+    return f".{name}.{secrets.token_hex(8)}"
 
 
 def _read_all(fd: int, path: Path, wanted: int | None) -> bytes:

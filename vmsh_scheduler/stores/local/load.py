@@ -1,14 +1,14 @@
 """State as found on disk: snapshot and logs, the previous snapshot, or what is left. Reading only."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from vmsh_scheduler.domain.codec import state_from_json
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.stores.local.directory import StateDirectory
-from vmsh_scheduler.stores.local.records import NOWHERE, Position, Tail, read_tail
+from vmsh_scheduler.stores.local.records import NOWHERE, Position, Tail, parse_log, read_tail
 from vmsh_scheduler.stores.local.snapshot import Corrupt, Meta, Snapshot, parse
 
 
@@ -56,7 +56,7 @@ def load(directory: StateDirectory) -> Opened:
     found = _find_snapshot(directory)
     if found.snapshot is None:
         return _without_snapshot(directory, found)
-    tail = read_tail(directory, found.snapshot.meta.position)
+    tail = _tail(directory, found.snapshot.meta.position)
     return _with_snapshot(directory, found, found.snapshot, tail)
 
 
@@ -80,6 +80,30 @@ def _find_snapshot(directory: StateDirectory) -> _Found:
             continue
         break
     return found
+
+
+def _tail(directory: StateDirectory, start: Position) -> Tail:
+    """The logs past `start`. A write that was cut short has no line end: a bad line with one was harmed."""
+    tail = read_tail(directory, start)
+    torn, damaged = [], {}
+    if start.gen and not directory.exists(directory.wal(start.gen)):
+        damaged[directory.wal(start.gen)] = "is missing"
+    for gen in directory.generations():
+        if gen < tail.end.gen:
+            continue
+        name, after = directory.wal(gen), tail.end.offset if gen == tail.end.gen else 0
+        bad = _bad_end(directory.read(name, after) or b"", gen, after)
+        if b"\n" in bad:
+            damaged[name] = f"is damaged at byte {after}"
+        elif bad:
+            torn.append(name)
+    notes = [f"{name} {what}" for name, what in damaged.items() if name not in tail.damaged]
+    return replace(tail, torn=tuple(torn), damaged=(*tail.damaged, *damaged), notes=(*tail.notes, *notes))
+
+
+def _bad_end(rest: bytes, gen: int, base: int) -> bytes:
+    """What follows the last good line; beside a daemon there may be more of those by now."""
+    return rest[parse_log(rest, gen, base).good_end - base :]
 
 
 def _with_snapshot(directory: StateDirectory, found: _Found, snapshot: Snapshot, tail: Tail) -> Opened:

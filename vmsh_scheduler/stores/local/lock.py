@@ -19,7 +19,6 @@ from vmsh_scheduler.stores.local.states import LocalStates
 
 _TEXT_CAP = 4096
 _TEXT_WAIT_S = 0.5
-_CONTENTION = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
@@ -55,13 +54,15 @@ class StateLock:
         self._holds += 1
 
     def mend(self) -> bool:
-        """A lock file that somebody deleted is made anew; False: not the only holder any more."""
+        """A lock file that somebody deleted is made anew; False: not the only holder any more. Raises Busy when
+        somebody else has locked a file of that name."""
         problem = self.check()
         if problem and self._identities_differ():
             return False
         if problem:
             self._drop_file()
-            self._lock_file()
+            with suppress(StateWriteFailed, Denied):  # the directory is ours still; the file is tried again later
+                self._lock_file()
         return True
 
     def check(self) -> str:
@@ -117,7 +118,8 @@ class StateLock:
         self._directory.check(self._directory.lock)
         lock = FileLock(path, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False, on_acquired=self._sign)
         try:
-            lock.acquire()
+            with self._directory.explained(self._directory.lock):
+                lock.acquire()
         except Timeout as error:
             raise self._busy() from error
         except OSError as error:
@@ -135,16 +137,16 @@ class StateLock:
             os.pwrite(fd, text.encode("utf-8", "backslashreplace")[:_TEXT_CAP], 0)
 
     def _refused(self, error: OSError) -> SchedulerError:
-        if error.errno in _CONTENTION:
+        if error.errno == errno.EWOULDBLOCK:
             return self._busy()
         path = self._directory.path
         if error.errno in _NO_FLOCK:
             return CannotCreate(f"the file system of {path} has no flock", hint="put the state on a local disk")
-        if isinstance(error, PermissionError) or error.errno == errno.ELOOP:
+        if error.errno in (errno.EACCES, errno.ELOOP):
             return Denied(
                 f"{path / self._directory.lock}: {error.strerror}", hint=f"run: chown -R {os.geteuid()} {path}"
             )
-        return StateWriteFailed(f"{path / self._directory.lock}: {error.strerror}", hint="see df and mount")
+        return StateWriteFailed(f"{path / self._directory.lock}: {error.strerror}", hint="see df, mount and lsattr")
 
     def _busy(self) -> Busy:
         deadline = time.monotonic() + _TEXT_WAIT_S
@@ -204,10 +206,13 @@ class LocalLeases:
             self._lock.acquire()
         except Busy:
             return False
-        if self._lock.mend():
-            return True
-        self._lock.release()
-        return False
+        try:
+            ours = self._lock.mend()
+        except Busy:
+            ours = False
+        if not ours:
+            self._lock.release()
+        return ours
 
 
 def _identity(where: int | Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The local stores as one: opened under the lock, closed in the order that loses nothing."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ class LocalStore:
     states: LocalStates
     journal: SqliteJournal
     leases: LocalLeases
+    saves: int = 0
+    """Snapshots of this life. Until the first, the previous one on disk needs logs that nobody here knows of."""
+
+    def on_saved(self) -> None:
+        self.saves += 1
+        purge(self.directory, self.states, self.journal)
 
     def troubles(self) -> tuple[str, ...]:
         """Everything a person has to see, worst first; empty = all is well."""
@@ -41,7 +48,8 @@ class LocalStore:
             await self.states.close()
         finally:
             self.journal.close(self.states.synced)
-            purge(self.directory, self.states, self.journal)
+            if self.saves:
+                purge(self.directory, self.states, self.journal)
             self.lock.close()
             self.directory.close()
 
@@ -74,13 +82,16 @@ def _assemble(
 ) -> LocalStore:
     journal = SqliteJournal(directory, clock, opened.end, keep)
     states = LocalStates(directory, opened, clock, journal.reached)
-    states.on_saved = lambda: purge(directory, states, journal)
-    return LocalStore(directory, lock, opened, states, journal, LocalLeases(lock, states, clock))
+    store = LocalStore(directory, lock, opened, states, journal, LocalLeases(lock, states, clock))
+    states.on_saved = store.on_saved
+    return store
 
 
 def _repair(directory: StateDirectory, opened: Opened, now: Millis) -> None:
-    """Damaged files are kept; a fresh directory becomes one that was in use, before anything else is in it."""
+    """Damaged files are kept; a fresh directory becomes one that was in use, before anything else is in it. A killed
+    writer leaves lines that no disk has yet: what was read counts from now on, so it has to be there."""
     try:
+        directory.sync(*(directory.wal(gen) for gen in directory.generations() if gen >= opened.base.gen))
         for name in opened.keep_copy:
             directory.set_aside(name, now, move=False)
         for name in opened.set_aside:
@@ -107,6 +118,7 @@ def _first_snapshot(directory: StateDirectory, opened: Opened, now: Millis) -> N
 def purge(directory: StateDirectory, states: LocalStates, journal: SqliteJournal) -> None:
     """Logs that neither snapshot needs and whose rows are in the journal."""
     oldest = min(states.oldest_needed, journal.taken.gen)
-    for gen in directory.generations():
-        if gen < oldest:
-            directory.remove(directory.wal(gen))
+    with suppress(OSError):  # they are only in the way, and it is tried again
+        for gen in directory.generations():
+            if gen < oldest:
+                directory.remove(directory.wal(gen))

@@ -1,0 +1,145 @@
+"""The program with a defect planted: `python -m tests.support.broken KIND WORD...` is `vmsh-scheduler WORD...`."""
+
+import asyncio
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vmsh_scheduler.cli import start
+
+ROOT = Path(__file__).parents[2]
+PLANTED = "a defect that a test planted"
+STUCK = "stuck"
+"""Log line of a loop or an engine that goes on no more, from SIGUSR1 on."""
+BEAT_S = 0.2
+GOOD_CALLS = 1
+LEAK_BYTES = 16_384
+STUTTER_S = 0.3
+
+
+def raising(module: str, name: str) -> Callable[[], None]:
+    """`module.name` works once and then never again."""
+
+    def plant() -> None:
+        owner = importlib.import_module(module)
+        real = getattr(owner, name)
+        calls = 0
+
+        def broken(*args: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls > GOOD_CALLS:
+                raise RuntimeError(PLANTED)
+            return real(*args, **options)
+
+        setattr(owner, name, broken)
+
+    return plant
+
+
+def loop_blocks() -> None:
+    def block(*_: object) -> None:
+        _say_stuck()
+        time.sleep(3600)
+
+    signal.signal(signal.SIGUSR1, block)
+
+
+def thread_beats() -> None:
+    """The loop blocks, and a healthy thread tells the service manager that all is well."""
+    from vmsh_scheduler.observe.systemd import Notifier
+
+    def beat() -> None:
+        while True:
+            Notifier.from_environ(os.environ).watchdog()
+            time.sleep(BEAT_S)
+
+    loop_blocks()
+    threading.Thread(target=beat, daemon=True).start()
+
+
+def engine_hangs() -> None:
+    """The loop goes on, the engine does not."""
+    from vmsh_scheduler.engine.engine import Engine
+
+    real, hangs = Engine.tick, False
+
+    def hang(*_: object) -> None:
+        nonlocal hangs
+        hangs = True
+
+    async def tick(engine: Engine) -> int:
+        if hangs:
+            _say_stuck()
+            await asyncio.Event().wait()
+        return await real(engine)
+
+    Engine.tick = tick  # type: ignore[method-assign, assignment] # the defect
+    signal.signal(signal.SIGUSR1, hang)
+
+
+def leaks() -> None:
+    """Keeps a little of every run that ended."""
+    from vmsh_scheduler.engine.carry import Carrier
+
+    real, kept = Carrier._settle, []
+
+    async def settle(*args: object, **options: object) -> None:
+        kept.append(bytearray(LEAK_BYTES))
+        await real(*args, **options)  # type: ignore[arg-type] # passed on as it came
+
+    Carrier._settle = settle  # type: ignore[method-assign] # the defect
+
+
+def stutters() -> None:
+    """Once a second the loop computes something."""
+    from vmsh_scheduler.daemon import Daemon
+
+    real = Daemon._check_lock
+
+    def check(daemon: Daemon) -> None:
+        end = time.process_time() + STUTTER_S
+        while time.process_time() < end:
+            pass
+        real(daemon)
+
+    Daemon._check_lock = check  # type: ignore[method-assign, assignment] # the defect
+
+
+def never_reaps() -> None:
+    from vmsh_scheduler.executors.command import CommandExecutor
+
+    CommandExecutor.reap_orphans = lambda _: 0  # type: ignore[method-assign, assignment] # the defect
+
+
+def _say_stuck() -> None:
+    os.write(2, json.dumps({"msg": STUCK}).encode() + b"\n")
+
+
+KINDS: Mapping[str, Callable[[], None]] = {
+    "settle raises": raising("vmsh_scheduler.domain.plan", "settle"),
+    "decide raises": raising("vmsh_scheduler.domain.plan", "decide"),
+    "loop blocks": loop_blocks,
+    "thread beats": thread_beats,
+    "engine hangs": engine_hangs,
+    "leaks": leaks,
+    "never reaps": never_reaps,
+    "stutters": stutters,
+}
+
+
+def command(kind: str) -> tuple[str, ...]:
+    """For `Place.command`; the place's environment needs `PYTHONPATH` = ROOT."""
+    assert kind in KINDS
+    return (sys.executable, "-m", "tests.support.broken", kind)
+
+
+if __name__ == "__main__":
+    KINDS[sys.argv.pop(1)]()
+    sys.exit(start())
