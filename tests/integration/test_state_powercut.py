@@ -155,7 +155,6 @@ class Turnstile:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.xfail(strict=True, reason="LocalStates._save takes what is written and not yet synced")
 async def test_s4_a_snapshot_is_never_ahead_of_the_log(tmp_path: Path) -> None:
     """Or a power cut leaves a state whose rows are nowhere, and one that failed comes back."""
     gate = Turnstile()

@@ -10,7 +10,7 @@ from tests.support.builders import NOON, agent, cadence
 from tests.support.world import CALLBACK, FailingStates, World
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.decision import Reason, Verdict
-from vmsh_scheduler.domain.events import ClockStepped, Recovered, StateFailed, StateRestored
+from vmsh_scheduler.domain.events import ClockStepped, Recovered, StateFailed, StateRestored, Trouble
 from vmsh_scheduler.domain.explain import covers
 from vmsh_scheduler.domain.job import OnUnknown, Overlap, Subject
 from vmsh_scheduler.domain.retry import ErrorClass
@@ -575,6 +575,8 @@ async def test_exhausted_resources_are_retried_and_never_counted() -> None:
     assert [run.attempt for run in world.executor.runs] == [1, 1]
     assert world.state().level == 0
     assert len(world.decisions) == 1
+    told = [event for event in world.events if isinstance(event, Trouble)]
+    assert [(event.what, event.details["why"]) for event in told] == [("start_refused", "EAGAIN")]
 
 
 async def test_drain_waits_then_hurries() -> None:

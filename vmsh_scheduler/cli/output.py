@@ -1,8 +1,11 @@
 """Results as JSON. Tables are render.py's, which loads rich."""
 
 import json
+import re
 import sys
 from dataclasses import asdict, is_dataclass
+
+_UNSEEN = re.compile("[\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 
 
 def as_json(data: object) -> None:
@@ -11,7 +14,9 @@ def as_json(data: object) -> None:
 
 
 def json_text(data: object) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    """Readable, and nothing in it moves a terminal."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: object) -> object:

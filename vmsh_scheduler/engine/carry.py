@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Note, Reason
-from vmsh_scheduler.domain.events import Finished, Started
+from vmsh_scheduler.domain.events import Finished, Started, Trouble
 from vmsh_scheduler.domain.job import Job, OnUnknown
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Execution, Found, Nothing, Outcome, Run, Status, Trace
@@ -18,7 +18,8 @@ from vmsh_scheduler.ports import Change, Executor, Subjects
 
 RESOURCES = "resources"
 """Outcome code for a start refused by the machine (EAGAIN, EMFILE): retried, never counted (decision 15)."""
-
+REFUSED_EVERY: Millis = 10 * SECOND
+"""Refused starts are told of this often."""
 
 LOST = Outcome(Status.UNKNOWN, code="lost", message="the daemon died and nobody saw how this run ended")
 LANDED = Outcome(Status.OK, code="probed", message="the probe says that it happened", flags=("probed",))
@@ -59,6 +60,7 @@ class Carrier:
         self.subjects = subjects
         self.identity = identity
         self._count = 0
+        self._refused_at: Millis = 0
 
     async def carry(self, release: Release, permit: Permit) -> None:
         """Run the release's slot once, or say why there is nothing to run. Withdrawn meanwhile (paused, reloaded):
@@ -135,7 +137,8 @@ class Carrier:
             await self.board.postpone(job.id)
             return None
         await self.board.reschedule(job.id)
-        self.board.observer(Started(job, run, max(0, now - (state.ready_at or now))))
+        waited = self.board.clock.now() - (state.ready_at or now)
+        self.board.observer(Started(job, run, max(0, waited)))
         return run
 
     def _supersede(self, job: Job, state: JobState, found: Found | None, now: Millis) -> tuple[JobState, Note | None]:
@@ -178,9 +181,16 @@ class Carrier:
         permit.give_back()
         await self.board.calm()
         if outcome.code == RESOURCES:
+            self._refused(job, outcome, ended)
             await self._never_began(job, run, wait=SECOND)
         else:
             await self._settle(job, run, outcome, executor, ended)
+
+    def _refused(self, job: Job, outcome: Outcome, now: Millis) -> None:
+        """The machine has no processes or descriptors left: all jobs meet that, so it is not told for each."""
+        if now - self._refused_at >= REFUSED_EVERY:
+            self._refused_at = now
+            self.board.observer(Trouble(now, "start_refused", {"job": job.id, "why": outcome.message}))
 
     async def _settle(
         self, job: Job, run: Run, outcome: Outcome, executor: Executor, ended: Millis | None = None

@@ -3,9 +3,9 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler.domain.codec import decision_from_json, execution_from_json, note_from_json
 from vmsh_scheduler.domain.decision import Decision, Note
@@ -181,13 +181,21 @@ class SqliteJournal(JournalReader):
                 "the journal knew of changes that the log does not hold; it goes on from the log's end"
             )
             start = self._first_end
-        records = read_tail(self._directory, start, target).records if start < target else ()
+        records = self._records(start, target) if start < target else ()
         if start != self._taken or records or target != start:
             database.store(self._connection, records, target)
         self._taken = target
         if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(records)):
             self._pruned_at = self._clock.now()
             database.prune(self._connection, self._keep, self._pruned_at)
+
+    def _records(self, start: Position, target: Position) -> Sequence[Mapping[str, Any]]:
+        """Raises StateUnreadable for a log that was cut since: its rows are late, never passed over."""
+        tail = read_tail(self._directory, start, target)
+        if tail.end != target:
+            where = "; ".join(tail.notes) or f"{self._directory.wal(tail.end.gen)} ends at byte {tail.end.offset}"
+            raise StateUnreadable(f"the log holds less than was written: {where}")
+        return tail.records
 
     def _stored_much(self, more: int) -> bool:
         self._since_prune += more

@@ -49,6 +49,7 @@ class LocalStates:
         self._current = dict(opened.states)
         self._doubts: dict[str, _Doubt] = {}
         self._count = 0
+        self._failures = 0
         self._blocks = Blocks()
         for job_id, state in opened.states.items():
             self._blocks.put(job_id, state, state_text(state))
@@ -63,6 +64,10 @@ class LocalStates:
     @property
     def synced(self) -> Position:
         return self._wal.synced
+
+    @property
+    def log_trouble(self) -> str:
+        return self._wal.trouble
 
     @property
     def writes(self) -> tuple[int, float]:
@@ -164,6 +169,7 @@ class LocalStates:
             doubt = self._doubts[change.job_id]
             doubt.changes -= 1
             if error is not None:
+                self._failures += 1
                 self._show(change.job_id, doubt.state, "" if doubt.state is None else state_text(doubt.state))
             elif number > doubt.number:
                 doubt.state, doubt.number = change.state, number
@@ -192,7 +198,6 @@ class LocalStates:
 
     async def _save_quietly(self) -> None:
         try:
-            await self._written([], lambda error: None, durable=True)
             await self._save()
         except StateWriteFailed as error:
             self.snapshot_error = str(error)
@@ -202,13 +207,15 @@ class LocalStates:
                 self._touch()
 
     async def _save(self) -> None:
-        """The log is synced up to a position; the texts hold at least that much, and replaying more is harmless."""
+        """The log was synced up to a position; the texts hold at least that much, and replaying more is harmless.
+        They are published once the log holds all of them: a state comes with its journal rows or not at all."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._dirty = False
         meta = Meta(self._wal.synced, self.fence, self.config_hash, self._clock.now())
         namespaces, jobs = self._blocks.pieces()
         try:
+            await self._all_logged()
             await asyncio.to_thread(self._replace, meta, namespaces, jobs)
         except OSError as error:
             self._dirty = True
@@ -216,11 +223,21 @@ class LocalStates:
             raise StateWriteFailed(
                 f"{path} cannot be replaced: {error.strerror}", hint="see df, mount and lsattr"
             ) from error
+        except StateWriteFailed:
+            self._dirty = True
+            raise
         finally:
             self._pause_s = max(SNAPSHOT_EVERY_S, SNAPSHOT_SHARE * (loop.time() - began))
         self.snapshot_error = ""
         self._bases = (self._bases[1], meta.position)
         self.on_saved()
+
+    async def _all_logged(self) -> None:
+        """Raises StateWriteFailed if anything that is shown now does not get there."""
+        failures = self._failures
+        await self._written([], lambda error: None, durable=True)
+        if self._failures != failures:
+            raise StateWriteFailed("a change failed while a snapshot was taken", hint="it is tried again")
 
     def _replace(self, meta: Meta, namespaces: Sequence[str], jobs: Sequence[str]) -> None:
         data = render(meta, namespaces, jobs)

@@ -39,7 +39,8 @@ class LocalStore:
 
     def troubles(self) -> tuple[str, ...]:
         """Everything a person has to see, worst first; empty = all is well."""
-        now = (self.states.snapshot_error, self.journal.trouble, *self.journal.findings, *self.opened.findings)
+        states, journal = self.states, self.journal
+        now = (states.snapshot_error, states.log_trouble, journal.trouble, *journal.findings, *self.opened.findings)
         return tuple(trouble for trouble in now if trouble)
 
     async def close(self) -> None:

@@ -35,6 +35,8 @@ class Wal:
     def __init__(self, log: LogFile) -> None:
         self.syncs = 0
         self.sync_seconds = 0.0
+        self.trouble = ""
+        """Why a file was given up: the disk under it may be dying."""
         self._log = log
         self._waiting: list[Entry] = []
         """Written; told once synced."""
@@ -132,7 +134,8 @@ class Wal:
         position, lines = self._log.written, len(self._log.lines)
         try:
             await self._timed(self._log.sync)
-        except OSError:
+        except OSError as error:
+            self.trouble = f"a log could not be synced ({error.strerror}); a new one was begun, see dmesg"
             self._waiting = batch + self._waiting
             self._log.abandon()
             await self._begin()
