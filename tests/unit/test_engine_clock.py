@@ -1,0 +1,50 @@
+"""T5, T8: a machine that slept, and a clock that is corrected all the time. T1 to T3, T7: test_fault_clock.py."""
+
+from dataclasses import replace
+
+from tests.support.builders import NOON, cadence
+from tests.support.wandering import strays, wander
+from tests.support.world import World
+from vmsh_scheduler.domain.decision import Reason, Verdict
+from vmsh_scheduler.domain.events import ClockStepped
+from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Interval, Millis, Next
+
+
+async def test_t5_a_machine_that_slept_catches_up_once() -> None:
+    """Elapsed time counts sleep (CLOCK_BOOTTIME), so no step is seen: slots have passed, and one of them runs."""
+    world = World(cadence(10))
+    await world.start()
+    await world.tick()
+    world.clock.move(10 * MINUTE)
+    await world.go(0)
+    assert world.slots() == [NOON, NOON + 10 * MINUTE]
+    assert [event for event in world.events if isinstance(event, ClockStepped)] == []
+    slept = [(decision.verdict, decision.count) for decision in world.decisions[1:]]
+    assert slept == [(Verdict.MISSED, 58), (Verdict.SUPERSEDED, 1), (Verdict.FIRED, 1)]
+
+
+async def test_t5_a_run_that_was_asleep_is_not_started_beside_itself() -> None:
+    world = World(cadence(10))
+    world.executor.hold = True
+    await world.start()
+    await world.tick()
+    world.clock.move(10 * MINUTE)
+    await world.go(0)
+    assert len(world.executor.runs) == 1
+    assert world.decisions[-1].reason is Reason.OVERLAP
+
+
+async def test_t8_a_slewed_and_jittery_clock_loses_and_repeats_no_slot() -> None:
+    world = await wander(2_000, seed=8)
+    assert strays(world.slots()) == 0
+    assert [event for event in world.events if isinstance(event, ClockStepped)] == []
+
+
+async def test_t8_bites_an_interval_that_counts_from_the_last_start() -> None:
+    class Drifting(Interval):
+        def following(self, newest: Millis | None, now: Millis) -> Next:
+            return Next(now + self.every, now + self.every)
+
+    job = cadence(10)
+    world = await wander(100, 8, World(replace(job, trigger=Drifting(10 * SECOND))))
+    assert strays(world.slots()) > 50
