@@ -17,6 +17,7 @@ from bench.report import Row, Values
 from bench.stamps import read
 from bench.workload import cyclic
 from vmsh_scheduler.clock import SystemClock
+from vmsh_scheduler.domain.codec import state_to_json
 from vmsh_scheduler.domain.run import Cause, Execution, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.ports import Change
@@ -137,9 +138,10 @@ async def _stall(store: LocalStore) -> float:
 
 
 def _dump(lab: Lab, jobs: int) -> Values:
-    """What anybody would write: the whole document, a new file, sync, rename, sync of the directory."""
+    """What anybody would write: the same states as one document, a new file, sync, rename, sync of the directory."""
     site, _ = lab.site()
-    state = {f"bench:n{i}": {"last": {"fast": i}, "backoff": 0, "filler": "x" * 400} for i in range(jobs)}
+    fast = state_to_json(_state(SystemClock().now()))
+    state = {f"bench:n{i}": {"last": {"fast": i}, "backoff": 0, "cadences": {"fast": fast}} for i in range(jobs)}
     times = []
     for _ in range(5):
         began = time.perf_counter()

@@ -28,7 +28,7 @@ def test_what_goes_in_comes_out(states: dict[str, JobState], fence: int, config_
     for job_id, state in states.items():
         blocks.put(job_id, state, state_text(state))
     meta = Meta(Position(3, 4), fence, config_hash, 5)
-    found = parse(render(meta, *blocks.pieces()))
+    found = parse(b"".join(render(meta, *blocks.pieces())))
     assert found.states == states
     assert found.meta == meta
 
@@ -52,7 +52,7 @@ def test_the_originals_readers_find_what_they_look_for() -> None:
     blocks = Blocks()
     for level, state in (("fast", JobState(last_success=1_700_000_000_999, level=9)), ("cold", JobState(level=3))):
         blocks.put(f"dao:x/{level}", state, state_text(state))
-    data = json.loads(render(Meta(), *blocks.pieces()))
+    data = json.loads(b"".join(render(Meta(), *blocks.pieces())))
     assert data["dao:x"]["last"] == {"fast": 1_700_000_000}
     assert data["dao:x"]["backoff"] == 7
     assert data["dao:x"]["cadences"]["fast"]["level"] == 9
@@ -69,4 +69,4 @@ def test_only_what_changed_is_written_anew_and_what_is_gone_is_gone() -> None:
     assert after[1] != before[1]
     for job_id in ("a/x", "a/y", "_j", "never", "n/ever"):
         blocks.drop(job_id)
-    assert parse(render(Meta(), *blocks.pieces())).states == {"b/x": JobState(level=2)}
+    assert parse(b"".join(render(Meta(), *blocks.pieces()))).states == {"b/x": JobState(level=2)}

@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,14 +113,14 @@ class StateDirectory:
         if os.geteuid() == 0 and like.st_uid != 0:
             os.fchown(fd, like.st_uid, like.st_gid)
 
-    def replace(self, name: str, data: bytes, *, keep_as: str = "") -> None:
+    def replace(self, name: str, *parts: bytes, keep_as: str = "") -> None:
         """Durably, at once or not at all (recipe of docs/guarantees.md); `keep_as`: the old file stays under that
         name. Raises OSError: then the old file is as it was."""
         temporary = _temporary(name)
         fd = self.create(temporary)
         kept = None
         try:
-            self._fill(fd, name, data)
+            self._fill(fd, name, parts)
             if keep_as and self.exists(name):
                 kept = self._second_name(name)
             with self.explained(name):
@@ -192,13 +192,14 @@ class StateDirectory:
     def close(self) -> None:
         os.close(self.fd)
 
-    def _fill(self, fd: int, name: str, data: bytes) -> None:
+    def _fill(self, fd: int, name: str, parts: Iterable[bytes]) -> None:
         try:
             with suppress(FileNotFoundError):
                 old = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
                 os.fchmod(fd, stat.S_IMODE(old.st_mode) & ~_WRITABLE_BY_OTHERS)
                 self.adopt(fd, old)
-            self.disk.write_all(fd, data)
+            for data in parts:
+                self.disk.write_all(fd, data)
             self.disk.sync(fd)
         finally:
             os.close(fd)

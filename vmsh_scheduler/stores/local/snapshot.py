@@ -53,7 +53,7 @@ class Cached:
     def __init__(self, key: str, state: JobState, text: str) -> None:
         self.state = state
         self.text = text
-        self.line = f"{to_text(key)}: {text}"
+        self.line = f"{to_text(key)}: {text}".encode("ascii")
 
 
 def place(job_id: str) -> tuple[str, str]:
@@ -68,8 +68,8 @@ class Blocks:
     def __init__(self) -> None:
         self._jobs: dict[str, Cached] = {}
         self._members: dict[str, dict[str, Cached]] = {}
-        self._others: dict[str, str] = {}
-        self._texts: dict[str, str] = {}
+        self._others: dict[str, bytes] = {}
+        self._texts: dict[str, bytes] = {}
         self._dirty: dict[str, None] = {}
 
     def put(self, job_id: str, state: JobState, text: str) -> None:
@@ -89,7 +89,7 @@ class Blocks:
         self._members.get(namespace, {}).pop(key, None)
         self._dirty[namespace] = None
 
-    def pieces(self) -> tuple[list[str], list[str]]:
+    def pieces(self) -> tuple[list[bytes], list[bytes]]:
         """Namespace blocks and job lines, cheap to take: the joining is for another thread."""
         for namespace in self._dirty:
             members = self._members.get(namespace)
@@ -102,18 +102,19 @@ class Blocks:
         return list(self._texts.values()), list(self._others.values())
 
 
-def _namespace_block(namespace: str, members: Mapping[str, Cached]) -> str:
+def _namespace_block(namespace: str, members: Mapping[str, Cached]) -> bytes:
     last = {key: c.state.last_success // 1000 for key, c in members.items() if c.state.last_success is not None}
     backoff = min(max(cached.state.level for cached in members.values()), SHOWN_BACKOFF_CAP)
-    cadences = ",\n      ".join(cached.line for cached in members.values())
-    return (
+    head = (
         f'  {to_text(namespace)}: {{\n    "last": {json.dumps(last)},\n    "backoff": {backoff},\n'
-        f'    "cadences": {{\n      {cadences}\n    }}\n  }}'
+        f'    "cadences": {{\n      '
     )
+    cadences = b",\n      ".join(cached.line for cached in members.values())
+    return head.encode("ascii") + cadences + b"\n    }\n  }"
 
 
-def render(meta: Meta, namespaces: Iterable[str], jobs: Iterable[str]) -> bytes:
-    """The whole file; pure text work, for any thread."""
+def render(meta: Meta, namespaces: Iterable[bytes], jobs: Iterable[bytes]) -> tuple[bytes, bytes]:
+    """The whole file in two parts, because each copy of megabytes is felt; pure work, for any thread."""
     head = {
         "schema": SCHEMA,
         "gen": meta.position.gen,
@@ -124,12 +125,12 @@ def render(meta: Meta, namespaces: Iterable[str], jobs: Iterable[str]) -> bytes:
         "fence": meta.fence,
     }
     lines = ",\n    ".join(f"{to_text(key)}: {to_text(value)}" for key, value in head.items())
-    others = ",\n    ".join(jobs)
-    blocks = [*namespaces, f'  "_jobs": {{\n    {others}\n  }}' if others else '  "_jobs": {}']
-    body = ",\n".join(blocks)
-    data = f'{_OPENING}{_BLANK}",\n    {lines}\n  }},\n{body}\n}}\n'.encode("ascii")
-    digest = hashlib.sha256(data).hexdigest().encode()
-    return data[: _DIGEST.start] + digest + data[_DIGEST.stop :]
+    others = b",\n    ".join(jobs)
+    last = b'  "_jobs": {\n    ' + others + b"\n  }\n}\n" if others else b'  "_jobs": {}\n}\n'
+    body = b",\n".join([f'",\n    {lines}\n  }}'.encode("ascii"), *namespaces, last])
+    digest = hashlib.sha256((_OPENING + _BLANK).encode())
+    digest.update(body)
+    return (_OPENING + digest.hexdigest()).encode(), body
 
 
 def parse(raw: bytes) -> Snapshot:

@@ -239,9 +239,9 @@ class LocalStates:
         if self._failures != failures:
             raise StateWriteFailed("a change failed while a snapshot was taken", hint="it is tried again")
 
-    def _replace(self, meta: Meta, namespaces: Sequence[str], jobs: Sequence[str]) -> None:
-        data = render(meta, namespaces, jobs)
-        self._directory.replace(self._directory.snapshot, data, keep_as=self._directory.previous)
+    def _replace(self, meta: Meta, namespaces: Sequence[bytes], jobs: Sequence[bytes]) -> None:
+        parts = render(meta, namespaces, jobs)
+        self._directory.replace(self._directory.snapshot, *parts, keep_as=self._directory.previous)
 
 
 def _unsaved(opened: Opened) -> bool:

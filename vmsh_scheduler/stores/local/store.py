@@ -112,8 +112,8 @@ def _first_snapshot(directory: StateDirectory, opened: Opened, now: Millis) -> N
     blocks = Blocks()
     for job_id, state in opened.states.items():
         blocks.put(job_id, state, state_text(state))
-    data = render(Meta(opened.end, opened.fence, "", now), *blocks.pieces())
-    directory.replace(directory.snapshot, data, keep_as=directory.previous)
+    parts = render(Meta(opened.end, opened.fence, "", now), *blocks.pieces())
+    directory.replace(directory.snapshot, *parts, keep_as=directory.previous)
 
 
 def purge(directory: StateDirectory, states: LocalStates, journal: SqliteJournal) -> None:
