@@ -38,11 +38,13 @@ class Program:
     start: Start
 
 
-def ours(name: str = "ours", *, crash_exact: bool = False) -> Program:
+def ours(name: str = "ours", *, crash_exact: bool = False, ballast_mb: int = 0) -> Program:
+    command = [sys.executable, str(PEERS / "ballast.py"), str(ballast_mb)] if ballast_mb else [OURS]
+
     @contextlib.contextmanager
     def start(jobs: Sequence[Work], site: Site) -> Iterator[Running]:
         env = our_site(jobs, site.path, crash_exact=crash_exact)
-        with running([OURS, "run"], site.path / "log", env) as program:
+        with running([*command, "run"], site.path / "log", env) as program:
             # a cadence seen for the first time runs at once
             program.until(lambda: len(stamps.read(site.stamps)) >= len(jobs), "a first run of every job")
             yield program

@@ -15,13 +15,19 @@ EVERY_MS = 5_000
 
 def run(lab: Lab) -> list[Row]:
     count = 50 if lab.small else 500
-    programs = [ours(), ours("ours crash_exact", crash_exact=True), floor("floor cap8", 8), floor("floor no cap")]
+    programs = [
+        ours(),
+        ours("ours crash_exact", crash_exact=True),
+        ours("ours with 200 MB", ballast_mb=200),
+        floor("floor cap8", 8),
+        floor("floor no cap"),
+    ]
     if has_apscheduler():
         programs.append(apscheduler())
     if has_cronstable():
         programs.append(cronstable())
     measures = {program.name: _measure(lab, program, count) for program in programs}
-    return lab.compare("burst", f"{count} due at once", measures, ("floor cap8", "APScheduler"))
+    return lab.compare("burst", f"{count} due at once", measures, ("floor cap8", "APScheduler", "ours"))
 
 
 def _measure(lab: Lab, program: Program, count: int) -> Callable[[], Values]:

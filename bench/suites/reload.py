@@ -15,7 +15,7 @@ from bench.programs import OURS, our_site
 from bench.report import Row, Values
 from bench.stamps import Punctuality, punctuality, read
 from bench.suites.lateness import SETTLE_S, TAIL_S
-from bench.workload import DAY_MS, Work, cyclic
+from bench.workload import YEAR_MS, Work, cyclic
 from vmsh_scheduler.sources.config_files import Watched
 from vmsh_scheduler.sources.watch import ConfigWatch
 
@@ -78,7 +78,7 @@ def _lateness(lab: Lab, idle: int, *, reloads: bool) -> Values:
 
 
 def _idle(count: int, stamp: tuple[str, ...]) -> list[Work]:
-    return [Work(f"idle:n{i}", DAY_MS, 0, (*stamp, f"idle:n{i}")) for i in range(count)]
+    return [Work(f"idle:n{i}", YEAR_MS, 0, (*stamp, f"idle:n{i}")) for i in range(count)]
 
 
 def _put_batch(root: Path, number: int, namespace: str) -> None:
@@ -98,7 +98,7 @@ def _edited(program: Running, file: Path, secs: float) -> int:
     while time.monotonic() < until:
         count += 1
         fresh = file.with_name("fresh")
-        fresh.write_text(text.replace(f'"{DAY_MS // 1000}s"', f'"{DAY_MS // 1000 + count}s"', 1), encoding="utf-8")
+        fresh.write_text(text.replace(f'"{YEAR_MS // 1000}s"', f'"{YEAR_MS // 1000 + count}s"', 1), encoding="utf-8")
         fresh.replace(file)
         program.until(lambda: program.log.read_text(encoding="utf-8").count(LOADED) > count, "a reload")  # noqa: B023  called before `count` changes
     return count
