@@ -236,7 +236,7 @@ def test_s11_no_harm_to_any_files_invents_anything(tmp_path: Path, record_proper
     record_property("S11", f"{harms.total():,} cuts, splices, NULs, old versions: 0 inventions, {dict(harms)}")
 
 
-def test_s12_forty_cadences_start_nothing_in_the_period_of_the_loss(place: Site, record_property: Record) -> None:
+def test_s12_forty_cadences_start_nothing_in_the_first_period(place: Site, record_property: Record) -> None:
     cadences = [place.work(f"n{number}", every="20s") for number in range(40)]
     place.configure(*cadences)
     place.place.cli("tick").ok()
@@ -245,13 +245,13 @@ def test_s12_forty_cadences_start_nothing_in_the_period_of_the_loss(place: Site,
     assert place.place.cli("tick").code == Exit.STATE_UNREADABLE
     before, began = len(place.entries()), time.time() * SECOND
     daemon = place.place.daemon().ready()
-    daemon.wait_until(lambda: len(place.entries()) >= before + 2 * len(cadences), "a run of each", timeout=60)
+    daemon.wait_until(lambda: len(place.entries()) >= before + 2 * len(cadences), "a run of each", timeout=90)
     daemon.stop()
     first = min(entry.slot for entry in place.entries()[before:])
-    assert first > began
+    assert first > began + 20 * SECOND
     assert violations(place.entries()) == []
     record_property(
-        "S12", f"{len(cadences)} cadences: 0 starts before their next slot, {(first - began) / 1000:.1f} s later"
+        "S12", f"{len(cadences)} cadences: 0 starts in their first period of 20 s, {(first - began) / 1000:.1f} s later"
     )
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support.builders import NOON, agent, cadence
+from tests.support.ledger import slots_of
 from tests.support.world import CALLBACK, FailingStates, World
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.decision import Reason, Verdict
@@ -553,11 +554,12 @@ async def test_lost_state_starts_nothing_in_the_first_period_and_says_so() -> No
     world = World(cadence(10), cadence(3600, id="ns/cold"))
     world.clock.move(3_000)
     await world.start(lost=True)
-    await world.go(6 * SECOND)
+    await world.go(10 * SECOND)
     assert world.executor.runs == []
     assert {d.reason for d in world.decisions} == {Reason.STATE_LOST}
+    assert slots_of(world.decisions[0]) == [NOON + 10_000, NOON]
     await world.go(10 * SECOND)
-    assert world.slots() == [NOON + 10_000]
+    assert world.slots() == [NOON + 20_000]
 
 
 async def test_an_action_nobody_carries_out_is_skipped_with_a_reason() -> None:

@@ -102,12 +102,8 @@ class TestAdmit:
 
     def test_lost_state_waits_one_whole_period(self) -> None:
         job = cadence(10)
-        state = plan.admit(job, JobState(), NOON + 1, lost=True)
-        assert plan.next_due(job, state) == NOON + 10_000
-        late = plan.admit(job, JobState(), NOON + 9_999, lost=True)
-        due = plan.next_due(job, late)
-        assert due is not None
-        assert due > NOON + 9_999
+        for now, due in ((NOON, NOON + 10_000), (NOON + 1, NOON + 20_000), (NOON + 9_999, NOON + 20_000)):
+            assert plan.next_due(job, plan.admit(job, JobState(), now, lost=True)) == due
 
 
 class TestDecide:

@@ -34,7 +34,7 @@ def admit(job: Job, state: JobState, now: Millis, *, lost: bool = False) -> JobS
     if state.revision == job.revision:
         return clamp(job, state, now, slack=JITTER)
     if lost and isinstance(job.trigger, Interval):
-        return state._replace(revision=job.revision, upcoming=job.trigger.first(now + job.trigger.every))
+        return state._replace(revision=job.revision, upcoming=job.trigger.a_period_later(now))
     ready_at = now if state.slot is not None and state.held is None else state.ready_at
     after = _known_of(job, state)._replace(revision=job.revision, level=0, ready_at=ready_at)
     return after._replace(upcoming=job.trigger.anew(state.upcoming, _newest(state, state.slot), now))
@@ -48,11 +48,13 @@ def _known_of(job: Job, state: JobState) -> JobState:
 
 
 def lost_slot(job: Job, now: Millis) -> Decision | None:
-    """The slot that is not run because nobody knows whether it was."""
-    first = job.trigger.first(now)
-    if first is None or _is_fixed_delay(job):
+    """The slot that is not run because nobody knows whether it was, and the one that would come within a period."""
+    if not isinstance(job.trigger, Interval) or _is_fixed_delay(job):
         return None
-    return Decision(job.id, first.slot, Verdict.MISSED, Reason.STATE_LOST, now)
+    every, first = job.trigger.every, job.trigger.first(now).slot
+    newest = job.trigger.a_period_later(now).slot - every
+    count = (newest - first) // every + 1
+    return Decision(job.id, newest, Verdict.MISSED, Reason.STATE_LOST, now, count, every if count > 1 else 0)
 
 
 def clamp(job: Job, state: JobState, now: Millis, *, slack: Millis = 0) -> JobState:

@@ -69,6 +69,13 @@ class Interval:
         slot = self._grid_before(now)
         return Next(slot, slot)
 
+    def a_period_later(self, now: Millis) -> Next:
+        """The first slot at which one whole period has been waited."""
+        if self.since is Since.FINISH:
+            return Next(now + self.every, now + self.every)
+        slot = self._grid_before(now + 2 * self.every - 1)
+        return Next(slot, slot)
+
     def following(self, newest: Millis | None, now: Millis) -> Next:
         """The first slot after both `now` and `newest`; behind the newest slot, elapsed time paces (decision 2)."""
         slot = now + self.every if self.since is Since.FINISH else self._grid_before(now) + self.every
