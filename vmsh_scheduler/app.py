@@ -237,7 +237,7 @@ async def _wire(
         clock,
         observers,
         identity=Identity(lease.fence, boot, gethostname()),
-        bounds=Bounds(settings.concurrency, longest_nap(settings, environ)),
+        bounds=Bounds(settings.concurrency, nap=longest_nap(settings, environ)),
     )
     return App(
         settings,

@@ -136,17 +136,18 @@ class Agenda(Protocol):
         """Take out the jobs whose time has come, in due order."""
         ...
 
-    async def release(self, job_id: str, slot: Millis, priority: int) -> None:
-        """The job's open slot is ready; it waits for a permit. Lower priority number first, then older slot."""
+    async def release(self, job_id: str, slot: Millis, priority: int, *, pool: str = "", share: str = "") -> None:
+        """The job's open slot is ready; it waits for a permit. Shares take turns; within one the lower priority
+        number goes first, then the older slot."""
         ...
 
-    async def claim(self, limit: int) -> Sequence[str]:
+    async def claim(self, limit: int, pool: str = "") -> Sequence[str]:
         """Take out up to `limit` ready jobs; each is this engine's until `ack`."""
         ...
 
     async def ack(self, job_id: str) -> None: ...
 
-    async def depth(self) -> int:
+    async def depth(self, pool: str = "") -> int:
         """How many wait for a permit."""
         ...
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.support.builders import NOON
 from vmsh_scheduler.domain.action import Callback, Command
@@ -125,14 +126,14 @@ class FailingStates(MemoryStates):
 class World:
     """Everything an engine needs, and what it told."""
 
-    def __init__(self, *jobs: Job, states: MemoryStates | None = None, concurrency: int = 8) -> None:
+    def __init__(self, *jobs: Job, states: MemoryStates | None = None, **bounds: Any) -> None:
         self.clock = ToldClock()
         self.executor = ScriptedExecutor()
         self.subjects = NamedSubjects()
         self.states = states or MemoryStates()
         self.jobs = {job.id: job for job in jobs}
         self.events: list[Event] = []
-        self.concurrency = concurrency
+        self.bounds = Bounds(**bounds)
         self.engine = self.boot()
 
     def boot(self, fence: int = 1) -> Engine:
@@ -144,7 +145,7 @@ class World:
             self.clock,
             self.events.append,
             identity=Identity(fence, "boot-1", "worker-1"),
-            bounds=Bounds(concurrency=self.concurrency),
+            bounds=self.bounds,
         )
         return self.engine
 

@@ -18,6 +18,14 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """Too many wait already; the slot is tried again a little later."""
+
+    at: Millis
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The process of a run was started."""
 
@@ -110,6 +118,7 @@ class Trouble:
 
 Event = (
     Decided
+    | TurnedAway
     | Started
     | Finished
     | Ticked

@@ -94,3 +94,7 @@ class Job:
     labels: Mapping[str, str] = field(default_factory=dict)
     """namespace, cadence, target (anchors); user, agent (agents)."""
     enabled: bool = True
+    pool: str = ""
+    """Whose permits its runs take (engine.Bounds)."""
+    share: str = ""
+    """Within a pool, those who wait take turns by share: nobody's thousands keep another's five waiting."""

@@ -9,11 +9,13 @@ from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
 from vmsh_scheduler.domain.retry import ErrorClass, jitter
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import JITTER, SANE_CLOCK, Interval, Millis, Next, Passed, Since, Trigger
+from vmsh_scheduler.domain.trigger import JITTER, SANE_CLOCK, SECOND, Interval, Millis, Next, Passed, Since, Trigger
 
 CATCH_UP_LIMIT = 10
 CANCELLED = "cancelled"
 """Outcome code of a run that this program ended itself (drain): tried again, not held against the job."""
+TURNED_AWAY: Millis = 3 * SECOND
+QUEUE_FULL = "scheduler_queue_full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ def _known_of(job: Job, state: JobState) -> JobState:
 
 
 def lost_slot(job: Job, now: Millis) -> Decision | None:
-    """The slot that is not run because nobody knows whether it was, and the one that would come within a period."""
-    if not isinstance(job.trigger, Interval) or _is_fixed_delay(job):
+    """Not run, as nobody knows whether they were: the slot in force, and the one within the period to wait."""
+    if not isinstance(job.trigger, Interval) or job.trigger.since is Since.FINISH:
         return None
     every, first = job.trigger.every, job.trigger.first(now).slot
     newest = job.trigger.a_period_later(now).slot - every
@@ -76,7 +78,7 @@ def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | Non
     """When `decide` has to look at this job again; None = not before something else happens to it.
 
     A fixed delay that is switched off has no slots; a grid has them, and each is journaled as skipped."""
-    if not job.enabled and _is_fixed_delay(job):
+    if not job.enabled and isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH:
         return None
     times: list[Millis] = []
     if state.ready_at is not None and job.enabled and _may_start(state, queued=queued):
@@ -205,6 +207,12 @@ def _pause_over(state: JobState, now: Millis) -> JobState:
 def _decision(job: Job, state: JobState, passed: Passed, now: Millis, why: tuple[Verdict, Reason]) -> Decision:
     step = passed.step if passed.count > 1 else 0
     return Decision(job.id, passed.newest, *why, now, passed.count, step, "", inputs_of(state))
+
+
+def turned_away(step: Step, now: Millis) -> Step:
+    """Too many wait already: as after a failed attempt, though none was made (forge-os section 6)."""
+    state = step.state._replace(ready_at=now + TURNED_AWAY, level=step.state.level + 1)
+    return Step(state._replace(last_status="failed", last_error=QUEUE_FULL), step.decisions)
 
 
 def attempt_of(state: JobState) -> int:
@@ -370,10 +378,6 @@ def reset(state: JobState, now: Millis) -> JobState:
     """Clear the backoff: the open slot may be tried at once."""
     ready = now if state.slot is not None and state.held is None else state.ready_at
     return state._replace(level=0, ready_at=ready, last_error="", error_class="")
-
-
-def _is_fixed_delay(job: Job) -> bool:
-    return isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH
 
 
 def _closed(state: JobState) -> JobState:

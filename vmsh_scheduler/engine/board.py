@@ -97,7 +97,7 @@ class Board:
         """The open slot of `job` waits for a permit from now on."""
         self.waiting[job.id] = Release(job, state)
         self._in_line.add(job.id)
-        await self.agenda.release(job.id, state.slot or 0, job.policy.priority)
+        await self.agenda.release(job.id, state.slot or 0, job.policy.priority, pool=job.pool, share=job.share)
 
     def start(self, release: Release) -> None:
         """It has its permit, or waits for its lane from now on."""

@@ -8,7 +8,7 @@ from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Note, Reason
 from vmsh_scheduler.domain.events import Finished, Started, Trouble
-from vmsh_scheduler.domain.job import Job, OnUnknown
+from vmsh_scheduler.domain.job import Job, OnUnknown, Origin
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Execution, Found, Nothing, Outcome, Run, Status, Trace
 from vmsh_scheduler.domain.state import JobState
@@ -202,7 +202,7 @@ class Carrier:
             state = plan.settle(job, self.board.state(job.id), run, outcome, now)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
             execution = Execution(run, outcome, now, self.identity.worker, delay)
-            if await self.board.commit_over(Change(job.id, state, execution=execution), soon=True):
+            if await self.board.commit_over(Change(job.id, self._kept(job, state), execution=execution), soon=True):
                 break
             if not self.board.patient:
                 return
@@ -216,7 +216,7 @@ class Carrier:
             now = self.board.clock.now()
             state = plan.never_began(self.board.state(job.id), run, now + wait)
             note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
-            if await self.board.commit_over(Change(job.id, state, notes=(note,))):
+            if await self.board.commit_over(Change(job.id, self._kept(job, state), notes=(note,))):
                 break
             if not self.board.patient:
                 return
@@ -225,6 +225,10 @@ class Carrier:
         if executor is not None:
             executor.forget(run)
         await self.board.reschedule(job.id)
+
+    def _kept(self, job: Job, state: JobState) -> JobState | None:
+        """A job that was removed while it ran does not come back with its outcome (forge-os D17)."""
+        return None if job.origin is Origin.API and job.id not in self.board.jobs else state
 
     async def _nothing(self, release: Release, nothing: Nothing, executor: Executor) -> None:
         """Looking failed (a seal, a directory): a failed attempt with backoff, so that it is seen."""

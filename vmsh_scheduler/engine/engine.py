@@ -3,14 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Note
-from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked
+from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked, TurnedAway
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.board import Board, Release
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
@@ -35,10 +36,20 @@ class Stores:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """Permits of their own, and how many may wait for them."""
+
+    concurrency: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """Limits of one engine."""
 
     concurrency: int = 8
+    """Permits of the pool of commands, which has no name."""
+    pools: Mapping[str, "Pool"] = field(default_factory=dict)
     nap: Millis = 10 * SECOND
     """The longest sleep, and the heartbeat behind lastTick."""
 
@@ -68,7 +79,7 @@ class Engine:
         self.stopping = False
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._permits = bounds.concurrency
+        self._permits = {"": bounds.concurrency} | {name: pool.concurrency for name, pool in bounds.pools.items()}
         self._in_turn: deque[Release] = deque()
         """Their lane is free; they wait for a permit before all others."""
         self._progress = asyncio.Event()
@@ -118,6 +129,31 @@ class Engine:
         for job_id in ids:
             await self.board.reschedule(job_id)
 
+    async def put(self, job: Job, state: JobState, note: Note) -> bool:
+        """One job more, or another in place of it, which starts from `state`; False: it could not be written."""
+        await self.board.withdraw(job.id)
+        known = self.board.jobs.get(job.id)
+        self.board.jobs[job.id] = job
+        if not await self.board.commit([Change(job.id, state, notes=(note,))]):
+            if known is None:
+                del self.board.jobs[job.id]
+            else:
+                self.board.jobs[job.id] = known
+            await self.board.reschedule(job.id)
+            return False
+        await self.board.reschedule(job.id)
+        self.wakeup.set()
+        return True
+
+    async def drop(self, job_id: str, note: Note) -> bool:
+        """The job is gone, state and all; a run that goes on settles into the journal only. False: not written."""
+        await self.board.withdraw(job_id)
+        if not await self.board.commit([Change(job_id, None, notes=(note,))]):
+            await self.board.reschedule(job_id)
+            return False
+        self.board.jobs.pop(job_id, None)
+        return True
+
     async def forget_removed(self) -> None:
         """Drop the states of jobs that were taken out of the configuration long ago."""
         states = self.board.states.all()
@@ -152,10 +188,10 @@ class Engine:
 
         self._inherited.discard(run.id)
         self._lanes.occupy(job.lane, job.id)
-        self._permits -= 1
+        self._permits[job.pool] -= 1
         task = self._task(self.carrier.recover(job, run, seen), job)
         task.add_done_callback(lambda _: seen())
-        task.add_done_callback(lambda _: self._freed())
+        task.add_done_callback(lambda _: self._freed(job.pool))
         return known
 
     def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
@@ -261,12 +297,17 @@ class Engine:
         queued = job.id in self.board.waiting
         state = self.board.state(job.id)
         step = plan.decide(job, state, now, queued=queued)
+        notes: tuple[Note, ...] = ()
+        if step.start and await self._is_full(job):
+            step, notes = plan.turned_away(step, now), (Note("queue_full", now, job.id, {"slot": step.state.slot}),)
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
-        told = step.decisions or step.state.pause is not state.pause
-        change = Change(job.id, step.state, step.decisions)
+        told = step.decisions or notes or step.state.pause is not state.pause
+        change = Change(job.id, step.state, step.decisions, notes=notes)
         if told and not await self.board.commit_over(change, durable=False):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
+        if notes:
+            self.observer(TurnedAway(now, job))
         if step.start:
             await self.board.release(job, step.state)
         await self.board.reschedule(job.id)
@@ -274,11 +315,23 @@ class Engine:
     async def _pump(self) -> int:
         """Give free permits to what is ready."""
         started = 0
-        while self._in_turn and self._permits > 0 and not self.stopping:
-            started += self._start(self._in_turn.popleft())
-        if self._permits <= 0 or self.stopping:
-            return started
-        for job_id in await self.board.agenda.claim(self._permits):
+        for _ in range(len(self._in_turn)):
+            release = self._in_turn.popleft()
+            if self._may_start(release.job.pool):
+                started += self._start(release)
+            else:
+                self._in_turn.append(release)
+        for pool, free in list(self._permits.items()):
+            if free > 0 and self.board.waiting and not self.stopping:
+                started += await self._start_waiting(pool, free)
+        return started
+
+    def _may_start(self, pool: str) -> bool:
+        return self._permits[pool] > 0 and not self.stopping
+
+    async def _start_waiting(self, pool: str, free: int) -> int:
+        started = 0
+        for job_id in await self.board.agenda.claim(free, pool):
             release = self.board.waiting.get(job_id)
             if release is None or release.started:
                 await self.board.agenda.ack(job_id)
@@ -286,18 +339,26 @@ class Engine:
                 started += self._start(release)
         return started
 
+    async def _is_full(self, job: Job) -> bool:
+        """As many of its pool wait as may; those with a free permit are on their way."""
+        pool = self.bounds.pools.get(job.pool)
+        if pool is None:
+            return False
+        return await self.board.agenda.depth(job.pool) >= pool.capacity + max(0, self._permits[job.pool])
+
     def _start(self, release: Release) -> int:
         self.board.start(release)
         if not self._lanes.enter(release):
             return 0
-        self._permits -= 1
-        permit = Permit(self._freed)
+        pool = release.job.pool
+        self._permits[pool] -= 1
+        permit = Permit(lambda: self._freed(pool))
         task = self._task(self.carrier.carry(release, permit), release.job)
         task.add_done_callback(lambda _: permit.give_back())
         return 1
 
-    def _freed(self) -> None:
-        self._permits += 1
+    def _freed(self, pool: str) -> None:
+        self._permits[pool] += 1
         self._progress.set()
         if self.board.waiting:
             self.wakeup.set()

@@ -1,6 +1,7 @@
 """ports.Agenda in memory: two heaps with lazy deletion, every operation O(log n)."""
 
 import heapq
+from collections import deque
 from collections.abc import Sequence
 
 from vmsh_scheduler.domain.trigger import Millis
@@ -10,6 +11,57 @@ _SLACK = 64
 
 DueKey = tuple[Millis, int, str]
 ReadyKey = tuple[int, Millis, int, str]
+"""Priority, slot, arrival, job."""
+
+
+class _Line:
+    """Those who wait for the permits of one pool: a heap per share, and the shares in turn."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, tuple[str, ReadyKey]] = {}
+        self._heaps: dict[str, list[ReadyKey]] = {}
+        self._turns: deque[str] = deque()
+        self._entries = 0
+
+    def add(self, share: str, key: ReadyKey) -> None:
+        self.waiting[key[3]] = (share, key)
+        if share not in self._heaps:
+            self._heaps[share] = []
+            self._turns.append(share)
+        heapq.heappush(self._heaps[share], key)
+        self._entries += 1
+        if self._entries > 2 * len(self.waiting) + _SLACK:
+            self._sweep()
+
+    def take(self) -> str | None:
+        """The first of the share whose turn it is."""
+        while self._turns:
+            share = self._turns[0]
+            key = self._pop(share)
+            if key is None:
+                del self._heaps[share]
+                self._turns.popleft()
+                continue
+            self._turns.rotate(-1)
+            del self.waiting[key[3]]
+            return key[3]
+        return None
+
+    def _pop(self, share: str) -> ReadyKey | None:
+        heap = self._heaps[share]
+        while heap:
+            key = heapq.heappop(heap)
+            self._entries -= 1
+            if self.waiting.get(key[3]) == (share, key):
+                return key
+        return None
+
+    def _sweep(self) -> None:
+        for heap in self._heaps.values():
+            heap.clear()
+        for share, key in sorted(self.waiting.values()):
+            self._heaps[share].append(key)
+        self._entries = len(self.waiting)
 
 
 class HeapAgenda:
@@ -18,8 +70,7 @@ class HeapAgenda:
     def __init__(self) -> None:
         self._due: dict[str, DueKey] = {}
         self._due_heap: list[DueKey] = []
-        self._ready: dict[str, ReadyKey] = {}
-        self._ready_heap: list[ReadyKey] = []
+        self._lines: dict[str, _Line] = {}
         self._count = 0
 
     async def schedule(self, job_id: str, due: Millis) -> None:
@@ -34,7 +85,7 @@ class HeapAgenda:
 
     async def cancel(self, job_id: str) -> None:
         self._due.pop(job_id, None)
-        self._ready.pop(job_id, None)
+        self._leave(job_id)
 
     async def next_due(self) -> Millis | None:
         heap = self._due_heap
@@ -50,27 +101,28 @@ class HeapAgenda:
             taken.append(job_id)
         return taken
 
-    async def release(self, job_id: str, slot: Millis, priority: int) -> None:
-        key = (priority, slot, self._next(), job_id)
-        self._ready[job_id] = key
-        heapq.heappush(self._ready_heap, key)
-        if len(self._ready_heap) > 2 * len(self._ready) + _SLACK:
-            self._ready_heap = sorted(self._ready.values())
+    async def release(self, job_id: str, slot: Millis, priority: int, *, pool: str = "", share: str = "") -> None:
+        self._leave(job_id)
+        line = self._lines.setdefault(pool, _Line())
+        line.add(share, (priority, slot, self._next(), job_id))
 
-    async def claim(self, limit: int) -> Sequence[str]:
+    async def claim(self, limit: int, pool: str = "") -> Sequence[str]:
         taken: list[str] = []
-        while len(taken) < limit and self._ready_heap:
-            key = heapq.heappop(self._ready_heap)
-            if self._ready.get(key[3]) == key:
-                del self._ready[key[3]]
-                taken.append(key[3])
+        line = self._lines.get(pool)
+        while line is not None and len(taken) < limit and (job_id := line.take()) is not None:
+            taken.append(job_id)
         return taken
 
     async def ack(self, job_id: str) -> None:
         """One engine, one memory: a claim cannot get lost, so there is nothing to give back."""
 
-    async def depth(self) -> int:
-        return len(self._ready)
+    async def depth(self, pool: str = "") -> int:
+        line = self._lines.get(pool)
+        return 0 if line is None else len(line.waiting)
+
+    def _leave(self, job_id: str) -> None:
+        for line in self._lines.values():
+            line.waiting.pop(job_id, None)
 
     def _next(self) -> int:
         """First come, first served among equals."""
