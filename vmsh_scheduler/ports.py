@@ -10,6 +10,7 @@ from vmsh_scheduler.domain.decision import Decision, Note
 from vmsh_scheduler.domain.events import Event
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Execution, Found, Nothing, Outcome, Recovery, Run
+from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 
@@ -116,6 +117,25 @@ class Journal(Protocol):
 
     def verify(self, job_id: str = "") -> list[str]:
         """Re-derives every hash chain; one line per finding, empty = intact."""
+        ...
+
+
+class Specs(Protocol):
+    """Documents that arrived by API."""
+
+    def get(self, kind: str, id: str) -> Spec | None: ...
+
+    def all(self, kind: str) -> Mapping[str, Spec]:
+        """By id, oldest first."""
+        ...
+
+    async def save(self, spec: Spec) -> bool:
+        """Durable on return; version 1 is a new one. False: somebody else changed it meanwhile, nothing is stored.
+        Raises StateWriteFailed."""
+        ...
+
+    async def delete(self, kind: str, id: str) -> bool:
+        """False: there was none. Raises StateWriteFailed."""
         ...
 
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from vmsh_scheduler.domain.decision import Decision, Note
 from vmsh_scheduler.domain.run import Execution
+from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.ports import Change, Clock, Lease
@@ -99,3 +100,26 @@ class MemoryLeases:
     async def release(self, lease: Lease) -> None:
         if self._table.get(lease.name) == (lease, True):
             self._table[lease.name] = (lease, False)
+
+
+class MemorySpecs:
+    """ports.Specs in a dict."""
+
+    def __init__(self) -> None:
+        self._specs: dict[tuple[str, str], Spec] = {}
+
+    def get(self, kind: str, id: str) -> Spec | None:
+        return self._specs.get((kind, id))
+
+    def all(self, kind: str) -> Mapping[str, Spec]:
+        return {spec.id: spec for spec in self._specs.values() if spec.kind == kind}
+
+    async def save(self, spec: Spec) -> bool:
+        known = self.get(spec.kind, spec.id)
+        if spec.version != (1 if known is None else known.version + 1):
+            return False
+        self._specs[spec.kind, spec.id] = spec
+        return True
+
+    async def delete(self, kind: str, id: str) -> bool:
+        return self._specs.pop((kind, id), None) is not None

@@ -22,7 +22,7 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """`stem` names every file: `<stem>.json`, `<stem>.<gen>.wal`, `<stem>.db`, `<stem>.lock`."""
+    """`stem` names every file: `<stem>.json`, `<stem>.<gen>.wal`, `<stem>.db`, `<stem>-specs.db`, `<stem>.lock`."""
 
     path: Path
     stem: str
@@ -40,6 +40,10 @@ class StateDirectory:
     @property
     def database(self) -> str:
         return f"{self.stem}.db"
+
+    @property
+    def specs(self) -> str:
+        return f"{self.stem}-specs.db"
 
     @property
     def lock(self) -> str:
