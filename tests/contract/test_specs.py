@@ -81,6 +81,6 @@ async def test_a_damaged_file_is_never_begun_anew_in_silence(state: Path, harm: 
     file = state.with_name("scheduler-specs.db")
     file.write_bytes(harm + file.read_bytes()[len(harm) :] if harm else file.read_bytes()[:5_000])
     before = file.read_bytes()
-    with pytest.raises(StateUnreadable, match="scheduler-specs.db"):
+    with pytest.raises(StateUnreadable, match=r"scheduler-specs\.db"):
         opener(state)()
     assert file.read_bytes() == before

@@ -80,7 +80,7 @@ def open_specs(directory: StateDirectory) -> SqliteSpecs:
         connection.execute("PRAGMA synchronous = FULL")
         _check_format(connection)
         return SqliteSpecs(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: rows that we never wrote
         hint = "it holds what was registered over the API: restore it from a backup, or move it away to begin without"
         raise StateUnreadable(f"{path} cannot be read: {error}", hint=hint) from error
 
@@ -92,6 +92,9 @@ def _check_format(connection: sqlite3.Connection) -> None:
             f"the documents were written by a newer version (format {found}, this one knows {FORMAT})",
             hint="install that version; nothing was changed",
         )
+    harm = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if harm != "ok":
+        raise sqlite3.DatabaseError(harm)
     connection.execute(_SCHEMA)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
