@@ -3,7 +3,7 @@
 from tests.support.needs import has
 
 SKIPS: dict[tuple[str, ...], int] = {
-    ("root",): 3,
+    ("root",): 5,
     ("another user than root",): 2,
     ("systemd-analyze",): 2,
 }

@@ -8,24 +8,28 @@ from socket import gethostname
 
 from vmsh_scheduler import __version__
 from vmsh_scheduler.clock import SystemClock, boot_id
-from vmsh_scheduler.domain.action import Command
+from vmsh_scheduler.cycles import Cycles
+from vmsh_scheduler.domain.action import Callback, Command
 from vmsh_scheduler.domain.events import Event
 from vmsh_scheduler.domain.health import Health, Vitals, assess
 from vmsh_scheduler.domain.job import Job, Policy
 from vmsh_scheduler.domain.retry import FlatRetry
 from vmsh_scheduler.domain.run import Cause, Found, Nothing, Run, Status
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Manual, Millis
+from vmsh_scheduler.domain.trigger import MINUTE, SANE_CLOCK, SECOND, Manual, Millis
+from vmsh_scheduler.engine.bounds import Bounds, Pool
 from vmsh_scheduler.engine.carry import Identity
 from vmsh_scheduler.engine.control import Control
-from vmsh_scheduler.engine.engine import SANE_CLOCK, Bounds, Engine, Stores
+from vmsh_scheduler.engine.engine import Engine, Stores
 from vmsh_scheduler.errors import Busy, StateUnreadable
 from vmsh_scheduler.executors.command import CommandExecutor
 from vmsh_scheduler.observe.logs import LogHandler, LogOptions, open_log, under_journald
 from vmsh_scheduler.observe.metrics import Metrics
 from vmsh_scheduler.observe.redact import Redactor
 from vmsh_scheduler.ports import Observer, Subjects
+from vmsh_scheduler.registry import Registry, Rules
 from vmsh_scheduler.settings import Settings
+from vmsh_scheduler.sources.agents import POOL as AGENTS
 from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.subjects import BatchSubjects, ToolFailed
@@ -33,6 +37,7 @@ from vmsh_scheduler.sources.watch import ConfigWatch, Reading
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
 from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.load import Condition
+from vmsh_scheduler.stores.local.specs import open_specs
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 TOOL_TIMEOUT: Millis = 10 * MINUTE
@@ -121,6 +126,9 @@ class App:
     metrics: Metrics
     observers: Observers
     watch: ConfigWatch
+    cycles: Cycles
+    registry: Registry | None
+    """None: the API is off."""
     started_at: Millis
     fence: int
     config: ConfigStatus = field(default_factory=ConfigStatus)
@@ -138,7 +146,7 @@ class App:
         lost = first and self.store.opened.condition is Condition.LOST and self.settings.on_state_loss == "wait"
         self.config = ConfigStatus(True, (), jobs.warnings, jobs.config_hash, jobs.counts)
         self.store.states.note_config(jobs.config_hash)
-        await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
+        await self._sync(jobs, lost=lost)
         if len(jobs.jobs) >= MANY_JOBS:
             gc.freeze()
             gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
@@ -148,6 +156,15 @@ class App:
         if first:
             await self.engine.forget_removed()
             self.commands.sweep({run.id for state in self.store.states.all().values() for run in state.runs})
+
+    async def _sync(self, jobs: JobSet, *, lost: bool) -> None:
+        """Files' jobs over those that the API brought."""
+        if self.registry is None:
+            await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
+            return
+        async with self.registry.changing:
+            everything = {**self.registry.jobs(), **jobs.jobs}
+            await self.engine.sync(everything, jobs.config_hash[:12], lost=lost)
 
     def health(self) -> Health:
         now = self.clock.now()
@@ -167,8 +184,11 @@ class App:
 
     async def close(self) -> None:
         try:
+            await self.cycles.close()
             await self.store.close()
         finally:
+            if self.registry is not None:
+                self.registry.close()
             self.commands.close()
             self.clock.close()
 
@@ -230,14 +250,16 @@ async def _wire(
     commands.prepare()
     metrics = Metrics(version=__version__, python=sys.version.split()[0])
     observers.observers.append(metrics.observe)
+    cycles = Cycles(settings.sections, clock)
+    observers.observers.append(cycles.metrics.observe)
     engine = Engine(
         Stores(store.states, HeapAgenda()),
-        {Command: commands},
+        {Command: commands, Callback: cycles.executor},
         _subjects(settings, Tools(commands, clock, settings), observers, clock),
         clock,
         observers,
         identity=Identity(lease.fence, boot, gethostname()),
-        bounds=Bounds(settings.concurrency, nap=longest_nap(settings, environ)),
+        bounds=_bounds(settings, environ),
     )
     return App(
         settings,
@@ -250,9 +272,25 @@ async def _wire(
         metrics,
         observers,
         ConfigWatch(settings.config_paths),
+        cycles,
+        _registry(settings, store, engine, cycles),
         clock.now(),
         lease.fence,
     )
+
+
+def _bounds(settings: Settings, environ: Mapping[str, str]) -> Bounds:
+    agents = Pool(settings.sections["agents.concurrency"], settings.sections["agents.queue"])
+    return Bounds(settings.concurrency, {AGENTS: agents}, longest_nap(settings, environ))
+
+
+def _registry(settings: Settings, store: LocalStore, engine: Engine, cycles: Cycles) -> Registry | None:
+    """Raises StateUnreadable. Off, what was registered stays where it is and is not woken."""
+    if not settings.api_is_on:
+        return None
+    timeout = settings.sections["market.timeout_ms"] + settings.sections["callbacks.timeout_ms"]
+    rules = Rules(settings.sections["agents.max"], timeout, cycles.url_problem)
+    return Registry(open_specs(store.directory), engine, rules)
 
 
 def _subjects(settings: Settings, tools: Tools, observers: Observers, clock: SystemClock) -> Subjects:

@@ -5,10 +5,12 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any, Protocol
 
 from vmsh_scheduler.api.tcp_socket import Address, bind_tcp
 from vmsh_scheduler.app import App, Observers, open_app, open_logging
@@ -27,14 +29,18 @@ from vmsh_scheduler.sources.child import Child, opened
 from vmsh_scheduler.sources.compiler import ChildCompiler
 from vmsh_scheduler.threads import start_threads
 
-if TYPE_CHECKING:  # waits until the first slots have started
-    from vmsh_scheduler.api.server import Listener
-
 LOOK_EVERY_S = 1.0
 EXTRA_STOP: Millis = 15 * SECOND
 STATE_FINDING = "state finding"
+API_STARTED = "api started"
 
 _LOG = logging.getLogger("vmsh_scheduler")
+
+
+class Closing(Protocol):
+    """Something that accepts connections."""
+
+    async def close(self) -> None: ...
 
 
 class Daemon:
@@ -49,7 +55,7 @@ class Daemon:
         self._reload_wanted = asyncio.Event()
         self._draining = False
         self._fed: Millis = 0
-        self._listeners: list[Listener] = []
+        self._listeners: list[Closing] = []
         self._looking: asyncio.Future[None] | None = None
         self._troubles = list(app.store.troubles())
         self._quiet_until: Millis = 0
@@ -62,6 +68,7 @@ class Daemon:
         settings = self.app.settings
         self._address = Address(settings.metrics_host, settings.metrics_port)
         self._socket = bind_tcp(self._address)
+        self._api_socket = self._bound_api()
         try:
             await self.reloader.first()
             gc.freeze()  # modules and jobs stay: no search for garbage needs to go through them
@@ -70,7 +77,20 @@ class Daemon:
             return Exit.FAILED if self.hurried else Exit.OK
         finally:
             self._socket.close()
+            if self._api_socket is not None:
+                self._api_socket.close()
             signals.remove(loop)
+
+    def _bound_api(self) -> socket.socket | None:
+        """Taken before anything starts; None: the API is off. Raises Unavailable."""
+        settings = self.app.settings
+        if not settings.api_is_on:
+            return None
+        try:
+            return bind_tcp(Address(settings.sections["api.host"], settings.sections["api.port"]))
+        except BaseException:
+            self._socket.close()
+            raise
 
     async def _serve(self) -> None:
         engine = asyncio.ensure_future(self.app.engine.run(self.stop))
@@ -108,6 +128,12 @@ class Daemon:
         listener = await listen_metrics(self._address, AppProbes(self.app), sock=self._socket)
         self._listeners.append(listener)
         say(_LOG, logging.INFO, SERVER_STARTED, host=settings.metrics_host, port=listener.port)
+        if self._api_socket is not None and self.app.registry is not None:
+            # beside the loop: 400 ms of imports must not be felt by a start that comes due
+            door = await asyncio.to_thread(import_module, "vmsh_scheduler.door")
+            api = await door.open_door(self.app, self.app.registry, self._api_socket)
+            self._listeners.append(api)
+            say(_LOG, logging.INFO, API_STARTED, host=settings.sections["api.host"], port=api.port)
 
     async def _until_stopped(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
         """A task that ends by itself is a defect or a fault: it stops the process loudly."""

@@ -8,7 +8,7 @@ from vmsh_scheduler.domain.health import Vitals, assess
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
-from vmsh_scheduler.domain.views import job_view, next_view
+from vmsh_scheduler.domain.views import agents_view, job_view, next_view
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
@@ -47,6 +47,7 @@ class DiskView:
         return self._opened.states.get(job_id) or JobState()
 
     def status(self) -> "Json":
+        rows = [job_view(job, self.state(id), self.now) for id, job in self.jobs.items()]
         return {
             "now": self.now,
             "source": "no daemon is running (from disk)",
@@ -54,7 +55,8 @@ class DiskView:
             "config_hash": self.jobset.config_hash,
             "findings": [*self._problems, *self.jobset.warnings, *self._opened.findings],
             "fence": self._opened.fence,
-            "jobs": [job_view(job, self.state(id), self.now) for id, job in self.jobs.items()],
+            "agents": agents_view(rows),
+            "jobs": rows,
         }
 
     def next(self, job: str, limit: int) -> "Json":

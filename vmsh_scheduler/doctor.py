@@ -9,7 +9,7 @@ from typing import Any
 
 from vmsh_scheduler.api.client import call
 from vmsh_scheduler.domain.action import Command
-from vmsh_scheduler.engine.engine import SANE_CLOCK
+from vmsh_scheduler.domain.trigger import SANE_CLOCK
 from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Variable(NamedTuple):
-    """`setting` is the field of Settings it sets; "" = read where it is needed, not a setting."""
+    """`setting` is the field of Settings it sets, or section.key; "" = read where it is needed, not a setting."""
 
     name: str
     setting: str
@@ -46,6 +46,43 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VMSH_PASS_ENV", "pass_env", "none", "names that commands may see, separated by commas"),
     Variable("VMSH_LEDGER_ORIGIN", "", "made from the ledger's name", "origin line of local: checkpoints"),
     Variable("VMSH_KEYS", "", "keys/ beside the state file", "where the local: anchor keeps its keys"),
+    Variable("PORT", "api.port", "8790", "port of the API, which setting it turns on"),
+    Variable("HOST", "api.host", "127.0.0.1", "address of the API; by itself it turns nothing on"),
+    Variable("SCHEDULER_ALLOWED_ORIGINS", "api.origins", "*", "origins that browsers may call from, by commas"),
+    Variable("SCHEDULER_INSTANCE_ID", "api.instance", "made at start", "name of this instance"),
+    Variable("SCHEDULER_TICK_MS", "agents.tick_ms", "1000", "longest nap with agents in ms, 250 or more"),
+    Variable("SCHEDULER_CYCLE_CONCURRENCY", "agents.concurrency", "4", "most cycles at the same time"),
+    Variable("SCHEDULER_MAX_AGENTS", "agents.max", "5000", "most agents registered over the API"),
+    Variable("SCHEDULER_MAX_QUEUE", "agents.queue", "10000", "most cycles that wait"),
+    Variable("SCHEDULER_CALLBACK_TIMEOUT_MS", "callbacks.timeout_ms", "4000", "per callback in ms, 500 or more"),
+    Variable("SCHEDULER_CALLBACK_ALLOW", "callbacks.allow", "none", "hosts, host:port, CIDRs to call, by commas"),
+    Variable("SCHEDULER_CALLBACK_SECRET", "callbacks.secret", "none", "signs callbacks (X-VMSH-Signature)"),
+    Variable("KAS_API_BASE", "market.base", "https://api.kaspa.org", "base URL of the market upstream"),
+    Variable("VITE_KAS_API_MAINNET", "market.base", "https://api.kaspa.org", "the same; KAS_API_BASE wins"),
+    Variable("KAS_API_TIMEOUT_MS", "market.timeout_ms", "5000", "per upstream request in ms, 1000 or more"),
+    Variable("SCHEDULER_MARKET_CACHE_TTL_MS", "market.ttl_ms", "2000", "age of price and blockdag in ms"),
+    Variable("SCHEDULER_BALANCE_CACHE_TTL_MS", "market.balance_ttl_ms", "2500", "age of balances in ms"),
+    Variable("SCHEDULER_AUTH_TOKENS", "auth.tokens", "none", "shared tokens of administrators, by commas"),
+    Variable("SCHEDULER_AUTH_TOKEN", "auth.tokens", "none", "the same; SCHEDULER_AUTH_TOKENS wins"),
+    Variable("SCHEDULER_AUTH_READS", "auth.reads", "false", "true: reading needs a token too"),
+    Variable("SCHEDULER_SERVICE_TOKENS_JSON", "auth.service_tokens", "none", "tokens with their scopes"),
+    Variable("SCHEDULER_JWT_HS256_SECRET", "auth.jwt_hs256_secret", "none", "secret of HS256 tokens, 32 bytes or more"),
+    Variable("SCHEDULER_JWT_ISSUER", "auth.jwt_issuer", "none", "iss that tokens must have"),
+    Variable("SCHEDULER_JWT_AUDIENCE", "auth.jwt_audience", "none", "aud that tokens must have"),
+    Variable("SCHEDULER_JWKS_URL", "auth.jwks_url", "none", "key set of RS256 and ES256 tokens"),
+    Variable("SCHEDULER_OIDC_JWKS_URL", "auth.jwks_url", "none", "the same; SCHEDULER_JWKS_URL wins"),
+    Variable("SCHEDULER_JWKS_CACHE_TTL_MS", "auth.jwks_ttl_ms", "300000", "age of the key set in ms, 1000 or more"),
+    Variable("SCHEDULER_OIDC_ISSUER", "auth.oidc_issuer", "none", "issuer whose key set is discovered"),
+    Variable("SCHEDULER_OIDC_DISCOVERY_TTL_MS", "auth.oidc_ttl_ms", "300000", "age of the discovery in ms"),
+    Variable("SCHEDULER_AUTH_HTTP_TIMEOUT_MS", "auth.http_timeout_ms", "5000", "per fetch of keys in ms, 500 or more"),
+    Variable("SCHEDULER_JWKS_ALLOWED_KIDS", "auth.allowed_kids", "all", "only these keys count, by commas"),
+    Variable(
+        "SCHEDULER_JWKS_REQUIRE_PINNED_KID", "auth.require_pinned_kid", "false", "true: foreign keys fetch nothing"
+    ),
+    Variable("SCHEDULER_QUOTA_WINDOW_MS", "quota.window_ms", "60000", "length of a quota window in ms, 1000 or more"),
+    Variable("SCHEDULER_QUOTA_READ_MAX", "quota.read_max", "600", "reads per principal and window"),
+    Variable("SCHEDULER_QUOTA_WRITE_MAX", "quota.write_max", "240", "writes per principal and window"),
+    Variable("SCHEDULER_QUOTA_TICK_MAX", "quota.tick_max", "60", "ticks per principal and window"),
     Variable("NO_COLOR", "", "unset", "any value: no colour"),
     Variable("VMSH_NO_COLOR", "", "unset", "the same, for this program alone"),
     Variable("TERM", "", "unset", "dumb: no colour"),

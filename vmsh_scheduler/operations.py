@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 
+from vmsh_scheduler.agent_operations import AgentOperations
 from vmsh_scheduler.answers import explain, find_job, history
 from vmsh_scheduler.api.operations import HistoryQuery, Json
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.health import Health
 from vmsh_scheduler.domain.trigger import Millis
-from vmsh_scheduler.domain.views import job_view, next_view
+from vmsh_scheduler.domain.views import agents_view, job_view, next_view
 from vmsh_scheduler.observe.metrics import Extra
 from vmsh_scheduler.reload import Reloader
 
@@ -45,9 +46,14 @@ class AppOperations:
         self._app = app
         self._reloader = reloader
         self._board = app.engine.board
+        self.agents = AgentOperations(app)
 
     def status(self) -> Json:
         now = self._app.clock.now()
+        rows = [
+            job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
+            for id, job in self._board.jobs.items()
+        ]
         return {
             "now": now,
             "source": "the daemon is running",
@@ -55,10 +61,8 @@ class AppOperations:
             "config_hash": self._app.config.config_hash,
             "findings": self._findings(),
             "fence": self._app.fence,
-            "jobs": [
-                job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
-                for id, job in self._board.jobs.items()
-            ],
+            "agents": agents_view(rows),
+            "jobs": rows,
         }
 
     def health(self) -> Json:

@@ -138,6 +138,8 @@ class Specs(Protocol):
         """False: there was none. Raises StateWriteFailed."""
         ...
 
+    def close(self) -> None: ...
+
 
 class Agenda(Protocol):
     """What comes due when, and what is ready to start."""

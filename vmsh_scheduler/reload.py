@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import ConfigRejected, Trouble
+from vmsh_scheduler.domain.job import Origin
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.observe.logs import LOGGER, say
@@ -92,7 +93,7 @@ class Reloader:
             await self._app.put_in_force(jobs)
 
     def _is_mass_removal(self, jobs: Mapping[str, object]) -> bool:
-        known = self._app.engine.board.jobs
+        known = [job.id for job in self._app.engine.board.jobs.values() if job.origin is Origin.FILE]
         gone = sum(job_id not in jobs for job_id in known)
         return len(known) >= MASS and gone * 2 > len(known)
 

@@ -90,7 +90,13 @@ def _row(into: Table, *cells: str | Text) -> None:
     into.add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def status(view: Json) -> RenderableType:
+FEW_AGENTS = 10
+"""So many have a row each without being asked for."""
+MOST_NAMES = 10
+
+
+def status(view: Json, *, agents: bool = False) -> RenderableType:
+    """`agents`: a row for each of them; else only if they are few."""
     now = int(view["now"])
     head = Text.assemble(
         "vmsh-scheduler ",
@@ -99,7 +105,10 @@ def status(view: Json) -> RenderableType:
         f", config {view['config_hash'][:12] or 'none'}",
     )
     rows = table("", "job", "target", "condition", "last success", "next", "runs", "backoff", "remark")
+    every = agents or view["agents"]["count"] <= FEW_AGENTS
     for job in view["jobs"]:
+        if "agent" in job and not every:
+            continue
         _row(
             rows,
             job["job"],
@@ -112,7 +121,40 @@ def status(view: Json) -> RenderableType:
             _remark(job),
         )
     notes = [Text(printable(line), style="yellow") for line in view["findings"]]
-    return Group(head, *notes, rows)
+    summary = [_agents_line(view["agents"])] if view["agents"]["count"] else []
+    return Group(head, *notes, *summary, rows)
+
+
+def _agents_line(agents: Json) -> Text:
+    line = Text(f"agents: {agents['running']} running, {agents['paused']} paused")
+    failing = agents["failing"]
+    if failing:
+        rest = f" and {len(failing) - MOST_NAMES} more" if len(failing) > MOST_NAMES else ""
+        line.append(one_line(f", {len(failing)} failing: {', '.join(failing[:MOST_NAMES])}{rest}"), style="yellow")
+    return line
+
+
+def agent_list(view: Json) -> RenderableType:
+    """What `agents list` shows; the whole address is in --json."""
+    now = int(view["now"])
+    made = table("", "agent", "wallet", "every", "status", "last cycle", "next", "failures", "callback", "source", "")
+    for row in view["agents"]:
+        running = row["status"] == "RUNNING"
+        dispatch = row["lastDispatch"] or {}
+        _row(
+            made,
+            f"{row['userId']}:{row['id']}",
+            row["walletAddress"] if len(row["walletAddress"]) <= 24 else row["walletAddress"][:21] + "...",
+            span(row["cycleIntervalMs"]),
+            coloured(row["status"].lower()),
+            ago(row["lastCycleAt"] or None, now),
+            ahead(row["nextRunAt"] or None, now) if running else "-",
+            str(row["failureCount"]),
+            "yes" if row["callbackConfigured"] else "-",
+            row["source"],
+            str(dispatch.get("error", "")),
+        )
+    return made
 
 
 def _remark(job: Json) -> str:

@@ -1,8 +1,8 @@
 """The settings of one process as plain data, and where its files are. settings_file.py reads and checks them."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,21 @@ from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.environment import VARIABLES, value_of
 from vmsh_scheduler.sources.config_files import Watched
 
+SECRETS = frozenset({"auth.tokens", "auth.service_tokens", "auth.jwt_hs256_secret", "callbacks.secret"})
+"""Never shown."""
 PATHS = frozenset({"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"})
 _LAYOUT = ("config/namespaces.yaml", "state/scheduler.json")
 _SEED_LAYOUT = ("vmsh/config/namespaces.yaml", "out/state/scheduler.json")
-_UNTOLD = frozenset({"origins", "as_written", "cwd"})
+_UNTOLD = frozenset({"origins", "as_written", "cwd", "sections"})
+_API_SECTIONS = ("api", "agents", "callbacks", "market", "auth", "quota")
+
+Judge = Callable[[Mapping[str, Any], Mapping[str, str]], Iterable[str]]
+"""Sections and origins, both by "section.key", to the problems of values that are only wrong together."""
+
+
+def no_judge(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Iterable[str]:
+    """For whoever never listens."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +53,20 @@ class Settings:
     scheduler_path: Path
     state_path: Path
     """Names scheduler.json; its directory holds everything else that is kept (decision 16)."""
+    sections: Mapping[str, Any] = field(repr=False)
+    """Values of settings_sections by "section.key"; some are secret."""
     origins: Mapping[str, str]
     """Where each value came from."""
     as_written: Mapping[str, Any]
     """Values of the file before `${NAME}` was filled in: what may be shown."""
     cwd: Path
+
+    @property
+    def api_is_on(self) -> bool:
+        """As soon as anything of it is configured, if only an empty `api:` (decision 27)."""
+        return any(
+            origin != "default" for name, origin in self.origins.items() if name.partition(".")[0] in _API_SECTIONS
+        )
 
     @property
     def keys_dir(self) -> Path:
@@ -61,15 +81,22 @@ class Settings:
         )
 
     def _may_be_absent(self, role: str) -> bool:
-        return role != "namespaces" and self.origins[f"{role}_path"] == "default"
+        """A scheduler of agents alone needs no namespaces (forge-os section 17)."""
+        return (role != "namespaces" or self.api_is_on) and self.origins[f"{role}_path"] == "default"
 
     def rows(self) -> list[dict[str, Any]]:
         """Every setting with name, value (JSON) and origin; values from the environment through `${}` unfilled."""
-        names = sorted(field.name for field in fields(self) if field.name not in _UNTOLD)
+        names = sorted(each.name for each in fields(self) if each.name not in _UNTOLD)
+        flat = {name: getattr(self, name) for name in names} | dict(self.sections)
         return [
-            {"name": name, "value": self.as_written.get(name, _json(getattr(self, name))), "origin": self.origins[name]}
-            for name in names
+            {"name": name, "value": self._shown(name, flat[name]), "origin": self.origins[name]}
+            for name in sorted(flat)
         ]
+
+    def _shown(self, name: str, value: object) -> object:
+        if name in SECRETS:
+            return "(set, not shown)" if value else _json(value)
+        return self.as_written.get(name, _json(value))
 
 
 def _json(value: object) -> object:

@@ -21,8 +21,9 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Run, Status
 from vmsh_scheduler.domain.trigger import DAY, HOUR, MINUTE, SECOND, Interval, Millis
+from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Identity
-from vmsh_scheduler.engine.engine import Bounds, Engine, Stores
+from vmsh_scheduler.engine.engine import Engine, Stores
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 

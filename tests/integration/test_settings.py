@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sections import SECTIONS
+from vmsh_scheduler import settings_sections
 from vmsh_scheduler.env_file import read_env_file
 from vmsh_scheduler.environment import VARIABLES
 from vmsh_scheduler.errors import ConfigError, Usage
@@ -50,11 +52,16 @@ DEFAULTS = {
 }
 
 
+def value(settings: Settings, name: str) -> object:
+    return settings.sections[name] if "." in name else getattr(settings, name)
+
+
 def test_every_default(tmp_path: Path) -> None:
     found = load_settings({}, {}, tmp_path)
     per_core = min(1_024, 4 * len(os.sched_getaffinity(0)))
-    assert values(found) == {**DEFAULTS, "concurrency": per_core}
+    assert values(found) == {**DEFAULTS, **SECTIONS, "concurrency": per_core}
     assert set(found.origins.values()) == {"default"}
+    assert not found.api_is_on
 
 
 def test_default_paths(tmp_path: Path) -> None:
@@ -137,6 +144,41 @@ SET = {
     "VMSH_ON_STATE_LOSS": ("run", "run"),
     "ANCHOR_WRITE_ENABLED": ("0", False),
     "VMSH_PASS_ENV": ("A, B_2,", ("A", "B_2")),
+    "PORT": ("0", 0),
+    "HOST": ("::1", "::1"),
+    "SCHEDULER_ALLOWED_ORIGINS": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
+    "SCHEDULER_INSTANCE_ID": ("Pod-1", "Pod-1"),
+    "SCHEDULER_TICK_MS": ("251", 251),
+    "SCHEDULER_CYCLE_CONCURRENCY": ("2", 2),
+    "SCHEDULER_MAX_AGENTS": ("2", 2),
+    "SCHEDULER_MAX_QUEUE": ("2", 2),
+    "SCHEDULER_CALLBACK_TIMEOUT_MS": ("501", 501),
+    "SCHEDULER_CALLBACK_ALLOW": ("10.0.0.0/8,Host:1", ("10.0.0.0/8", "Host:1")),
+    "SCHEDULER_CALLBACK_SECRET": ("S" * 16, "S" * 16),
+    "KAS_API_BASE": ("https://Market.example/v1//", "https://Market.example/v1"),
+    "VITE_KAS_API_MAINNET": ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+    "KAS_API_TIMEOUT_MS": ("1001", 1_001),
+    "SCHEDULER_MARKET_CACHE_TTL_MS": ("251", 251),
+    "SCHEDULER_BALANCE_CACHE_TTL_MS": ("252", 252),
+    "SCHEDULER_AUTH_TOKENS": (" A , b,", ("A", "b")),
+    "SCHEDULER_AUTH_TOKEN": ("C", ("C",)),
+    "SCHEDULER_AUTH_READS": ("YES", True),
+    "SCHEDULER_SERVICE_TOKENS_JSON": ('{"T": {"sub": "s"}}', '{"T": {"sub": "s"}}'),
+    "SCHEDULER_JWT_HS256_SECRET": ("S" * 32, "S" * 32),
+    "SCHEDULER_JWT_ISSUER": ("https://I.example/", "https://I.example/"),
+    "SCHEDULER_JWT_AUDIENCE": ("Forge", "Forge"),
+    "SCHEDULER_JWKS_URL": ("https://I.example/K", "https://I.example/K"),
+    "SCHEDULER_OIDC_JWKS_URL": ("https://I.example/L", "https://I.example/L"),
+    "SCHEDULER_JWKS_CACHE_TTL_MS": ("1001", 1_001),
+    "SCHEDULER_OIDC_ISSUER": ("https://O.example", "https://O.example"),
+    "SCHEDULER_OIDC_DISCOVERY_TTL_MS": ("1002", 1_002),
+    "SCHEDULER_AUTH_HTTP_TIMEOUT_MS": ("501", 501),
+    "SCHEDULER_JWKS_ALLOWED_KIDS": ("K1,k2", ("K1", "k2")),
+    "SCHEDULER_JWKS_REQUIRE_PINNED_KID": ("1", True),
+    "SCHEDULER_QUOTA_WINDOW_MS": ("1001", 1_001),
+    "SCHEDULER_QUOTA_READ_MAX": ("2", 2),
+    "SCHEDULER_QUOTA_WRITE_MAX": ("3", 3),
+    "SCHEDULER_QUOTA_TICK_MAX": ("4", 4),
 }
 SETTABLE = [variable for variable in VARIABLES if variable.setting and variable.name != "VMSH_CONFIG"]
 
@@ -145,24 +187,28 @@ def test_every_variable_is_listed_once() -> None:
     names = [variable.name for variable in VARIABLES]
     assert len(set(names)) == len(names)
     assert {variable.name for variable in SETTABLE} == SET.keys()
-    assert {variable.setting for variable in VARIABLES} - {""} <= {field.name for field in fields(Settings)}
+    known = {field.name for field in fields(Settings)} | SECTIONS.keys()
+    assert {variable.setting for variable in VARIABLES} - {""} <= known
 
 
 @pytest.mark.parametrize("variable", SETTABLE, ids=lambda variable: variable.name)
 def test_every_variable_sets_its_setting(variable: object, tmp_path: Path) -> None:
     (found,) = [each for each in SETTABLE if each is variable]
-    text, value = SET[found.name]
-    settings = load_settings({}, {found.name: text}, tmp_path)
-    assert getattr(settings, found.setting) == value
+    text, wanted = SET[found.name]
+    beside = {"PORT": "0"} if found.name == "HOST" else {}  # ADR 12
+    settings = load_settings({}, {found.name: text, **beside}, tmp_path)
+    assert value(settings, found.setting) == wanted
     assert settings.origins[found.setting] == f"env {found.name}"
 
 
 def test_the_table_tells_the_defaults(tmp_path: Path) -> None:
     defaults = load_settings({}, {}, tmp_path)
     for variable in SETTABLE:
-        value = getattr(defaults, variable.setting)
-        if isinstance(value, (bool, int, str)) and variable.setting != "concurrency":
-            assert variable.default == (str(int(value)) if isinstance(value, bool) else str(value)), variable.name
+        default = value(defaults, variable.setting)
+        if isinstance(default, bool):
+            assert variable.default == (str(default).lower() if "." in variable.setting else str(int(default)))
+        elif isinstance(default, (int, str)) and default != "" and variable.setting != "concurrency":
+            assert variable.default == str(default), variable.name
 
 
 def test_our_own_name_wins_over_the_common_one(tmp_path: Path) -> None:
@@ -252,7 +298,8 @@ def test_the_file_may_use_the_environment_and_is_shown_as_written(tmp_path: Path
 def test_rows_are_json_and_complete(tmp_path: Path) -> None:
     rows = load_settings({}, {}, tmp_path).rows()
     paths = {"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"}
-    assert [row["name"] for row in rows] == sorted({*SettingsFile.model_fields, *paths})
+    own = SettingsFile.model_fields.keys() - settings_sections.SECTIONS.keys()
+    assert [row["name"] for row in rows] == sorted({*own, *SECTIONS, *paths})
     assert {type(row["value"]) for row in rows} == {str, int, bool, list, dict}
 
 
@@ -268,7 +315,8 @@ def test_a_directory_in_place_of_the_file(tmp_path: Path) -> None:
 
 
 def values(settings: Settings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in SettingsFile.model_fields}
+    own = SettingsFile.model_fields.keys() - settings_sections.SECTIONS.keys()
+    return {**{name: getattr(settings, name) for name in own}, **settings.sections}
 
 
 def test_the_shipped_file_works_and_changes_nothing(tmp_path: Path) -> None:
@@ -281,25 +329,33 @@ def test_the_shipped_file_works_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_the_shipped_file_has_in_comments_is_true(tmp_path: Path) -> None:
     shipped = (CHECKOUT / "config/scheduler.yaml").read_text()
-    write(tmp_path, re.sub(r"(?m)^( *)# ([a-z0-9_]+: +\S)", r"\1\2", shipped))
+    write(tmp_path, re.sub(r"(?m)^( *)# ((?:  )?[a-z0-9_]+:(?: +\S|$))", r"\1\2", shipped))
     found = load_settings({}, {}, tmp_path)
     assert found.commands.keys() == {"eip155", "btc", "rfc3161", "local"}
     assert found.commands["eip155"] == ("npm", "--prefix", "services/anchors", "run", "anchor:evm")
     assert found.pass_env == ("EVM_RPC", "EVM_ANCHOR_KEY", "BTC_RPC", "TSA_URL")
     examples = {"concurrency": 16, "commands": found.commands, "pass_env": found.pass_env}
-    assert values(found) == {**DEFAULTS, **examples}
+    assert values(found) == {**DEFAULTS, **SECTIONS, **examples}
+    assert {name for name in SECTIONS if found.origins[name] == "default"} == set()
+
+
+SYNONYMS = {
+    *("METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT"),
+    *("VITE_KAS_API_MAINNET", "SCHEDULER_AUTH_TOKEN", "SCHEDULER_OIDC_JWKS_URL"),
+}
 
 
 def test_the_shipped_env_example_names_every_variable_of_ours(tmp_path: Path) -> None:
     example = (CHECKOUT / ".env.example").read_text()
     assert read_env_file(CHECKOUT / ".env.example") == {}
-    lines = [line.removeprefix("# ") for line in example.splitlines() if re.match(r"# [A-Z_]+=", line)]
+    lines = [line.removeprefix("# ") for line in example.splitlines() if re.match(r"# [A-Z0-9_]+=", line)]
     (tmp_path / ".env").write_text("\n".join(lines))
     named = read_env_file(tmp_path / ".env")
-    ours = {variable.name for variable in VARIABLES if variable.setting} - {"METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT"}
+    ours = {variable.name for variable in VARIABLES if variable.setting} - SYNONYMS
     assert ours == named.keys() - {"EVM_RPC", "EVM_ANCHOR_KEY"}
     for variable in SETTABLE:
-        if variable.name in named and isinstance(DEFAULTS.get(variable.setting), (int, str)):
+        default = {**DEFAULTS, **SECTIONS}.get(variable.setting)
+        if variable.name in named and isinstance(default, (int, str)) and default != "":
             assert named[variable.name] == variable.default
 
 

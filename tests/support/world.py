@@ -13,8 +13,9 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Found, Nothing, Outcome, Recovery, Run, Status, Trace
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Identity
-from vmsh_scheduler.engine.engine import Bounds, Engine, Stores
+from vmsh_scheduler.engine.engine import Engine, Stores
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local.agenda import HeapAgenda

@@ -9,7 +9,7 @@ from vmsh_scheduler.domain.events import TurnedAway
 from vmsh_scheduler.domain.job import Origin
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SECOND, Next
-from vmsh_scheduler.engine.engine import Pool
+from vmsh_scheduler.engine.bounds import Pool
 
 NOTE = Note("test", NOON)
 

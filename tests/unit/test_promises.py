@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from tests.support.builders import NOON, agent, cadence, run_of
-from vmsh_scheduler import environment
+from tests.support.sections import SECTIONS
+from vmsh_scheduler import environment, settings_sections
 from vmsh_scheduler.api.errors import STATUS
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.classify import EXIT_CODES
@@ -80,6 +82,46 @@ OWN_ENVIRONMENT = {
     "VMSH_DRAIN_MS": "drain_ms",
     "VMSH_ON_STATE_LOSS": "on_state_loss",
     "VMSH_PASS_ENV": "pass_env",
+}
+FROM_FORGE = {
+    "PORT": "api.port",
+    "HOST": "api.host",
+    "SCHEDULER_ALLOWED_ORIGINS": "api.origins",
+    "SCHEDULER_INSTANCE_ID": "api.instance",
+    "SCHEDULER_TICK_MS": "agents.tick_ms",
+    "SCHEDULER_CYCLE_CONCURRENCY": "agents.concurrency",
+    "SCHEDULER_MAX_AGENTS": "agents.max",
+    "SCHEDULER_MAX_QUEUE": "agents.queue",
+    "SCHEDULER_CALLBACK_TIMEOUT_MS": "callbacks.timeout_ms",
+    "KAS_API_BASE": "market.base",
+    "VITE_KAS_API_MAINNET": "market.base",
+    "KAS_API_TIMEOUT_MS": "market.timeout_ms",
+    "SCHEDULER_MARKET_CACHE_TTL_MS": "market.ttl_ms",
+    "SCHEDULER_BALANCE_CACHE_TTL_MS": "market.balance_ttl_ms",
+    "SCHEDULER_AUTH_TOKENS": "auth.tokens",
+    "SCHEDULER_AUTH_TOKEN": "auth.tokens",
+    "SCHEDULER_AUTH_READS": "auth.reads",
+    "SCHEDULER_SERVICE_TOKENS_JSON": "auth.service_tokens",
+    "SCHEDULER_JWT_HS256_SECRET": "auth.jwt_hs256_secret",
+    "SCHEDULER_JWT_ISSUER": "auth.jwt_issuer",
+    "SCHEDULER_JWT_AUDIENCE": "auth.jwt_audience",
+    "SCHEDULER_JWKS_URL": "auth.jwks_url",
+    "SCHEDULER_OIDC_JWKS_URL": "auth.jwks_url",
+    "SCHEDULER_JWKS_CACHE_TTL_MS": "auth.jwks_ttl_ms",
+    "SCHEDULER_OIDC_ISSUER": "auth.oidc_issuer",
+    "SCHEDULER_OIDC_DISCOVERY_TTL_MS": "auth.oidc_ttl_ms",
+    "SCHEDULER_AUTH_HTTP_TIMEOUT_MS": "auth.http_timeout_ms",
+    "SCHEDULER_JWKS_ALLOWED_KIDS": "auth.allowed_kids",
+    "SCHEDULER_JWKS_REQUIRE_PINNED_KID": "auth.require_pinned_kid",
+    "SCHEDULER_QUOTA_WINDOW_MS": "quota.window_ms",
+    "SCHEDULER_QUOTA_READ_MAX": "quota.read_max",
+    "SCHEDULER_QUOTA_WRITE_MAX": "quota.write_max",
+    "SCHEDULER_QUOTA_TICK_MAX": "quota.tick_max",
+}
+"""Of the Forge.OS scheduler, all but those of Redis and its leader."""
+OWN_OF_THE_API = {
+    "SCHEDULER_CALLBACK_ALLOW": "callbacks.allow",
+    "SCHEDULER_CALLBACK_SECRET": "callbacks.secret",
 }
 TOLD_TO_COMMANDS = {
     "VMSH_NAMESPACE",
@@ -158,7 +200,9 @@ def fields(model: type[BaseModel]) -> set[str]:
 def test_defaults_of_the_daemon() -> None:
     found = SettingsFile().model_dump()
     assert found.pop("concurrency") >= 4
+    sections = {f"{name}.{key}": value for name in settings_sections.SECTIONS for key, value in found.pop(name).items()}
     assert {**found, "commands": SettingsFile().commands} == DEFAULTS
+    assert sections == SECTIONS
 
 
 def test_the_shipped_file_shows_every_default() -> None:
@@ -171,21 +215,34 @@ def test_the_shipped_file_shows_every_default() -> None:
             assert shown[name] == (str(value).lower() if isinstance(value, bool) else str(value)), name
 
 
+def test_the_shipped_file_shows_every_default_of_the_sections() -> None:
+    text = (ROOT / "config" / "scheduler.yaml").read_text(encoding="utf-8")
+    for section in settings_sections.SECTIONS:
+        (block,) = re.findall(rf"^# {section}:.*\n((?:#   .*\n)+)", text, re.MULTILINE)
+        shown = yaml.safe_load(re.sub("^#   ", "", block, flags=re.MULTILINE))
+        assert {f"{section}.{key}": value for key, value in shown.items()} == {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in SECTIONS.items()
+            if name.startswith(f"{section}.")
+        }
+
+
 def test_environment_names() -> None:
     settings = {variable.name: variable.setting for variable in environment.VARIABLES if variable.setting}
-    assert settings == FROM_THE_SEEDS | OWN_ENVIRONMENT
+    assert settings == FROM_THE_SEEDS | OWN_ENVIRONMENT | FROM_FORGE | OWN_OF_THE_API
 
 
 def test_the_example_file_names_every_setting_of_the_environment() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     settings = {variable.name for variable in environment.VARIABLES if variable.setting}
     assert {name for name in settings if not re.search(rf"\b{name}\b", text)} == set()
-    assigned = dict(re.findall(r"^# ((?:VMSH|ANCHOR)_[A-Z_]+)=(\S+)", text, re.MULTILINE))
+    ours = r"^# ((?:(?:VMSH|ANCHOR|SCHEDULER|KAS)_[A-Z0-9_]+|HOST|PORT))=(\S+)"
+    assigned = dict(re.findall(ours, text, re.MULTILINE))
     assert assigned.keys() <= settings
     for name, value in assigned.items():
         known = next(v.default for v in environment.VARIABLES if v.name == name)
-        if re.fullmatch(r"[a-z0-9.]+", known):
-            assert value in (known, "EVM_RPC,EVM_ANCHOR_KEY"), name
+        if re.fullmatch(r"[a-z0-9.:/*]+", known):
+            assert value in (known, "EVM_RPC,EVM_ANCHOR_KEY", "consumer.internal:3001"), name
 
 
 @pytest.mark.parametrize("variable", [v for v in environment.VARIABLES if v.setting], ids=lambda v: str(v.name))
@@ -343,7 +400,10 @@ def test_the_settings_page_lists_what_there_is() -> None:
     text = page("settings.md")
     for variable in environment.VARIABLES:
         assert f"| `{variable.name}` | {variable.default} | {variable.meaning} |" in text
-    for name, field in SettingsFile.model_fields.items():
+    keys = dict(SettingsFile.model_fields)
+    for section, model in settings_sections.SECTIONS.items():
+        keys |= {f"{section}.{key}": field for key, field in model.model_fields.items()}
+    for name, field in keys.items():
         assert f"| `{name}` | {field.description} |" in text
-    rows_told = re.findall(r"^\| `([A-Za-z_]+)` \|", text, re.MULTILINE)
-    assert set(rows_told) == {v.name for v in environment.VARIABLES} | set(SettingsFile.model_fields)
+    rows_told = re.findall(r"^\| `([A-Za-z0-9_.]+)` \|", text, re.MULTILINE)
+    assert set(rows_told) == {v.name for v in environment.VARIABLES} | keys.keys()

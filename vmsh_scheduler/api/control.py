@@ -8,6 +8,8 @@ from vmsh_scheduler.api.operations import HistoryQuery, Json, Operations
 
 MOST_ROWS = 10_000
 
+AGENT_FIELDS = ("id", "walletAddress", "cycleIntervalMs", "callbackUrl", "name", "strategyLabel", "status")
+
 Values = dict[str, Any]
 
 
@@ -23,6 +25,9 @@ def control_routes(operations: Operations) -> Routes:
         "/reset": {"POST": _change(lambda v: _named(v, operations.reset))},
         "/pause": {"POST": _change(lambda v: _pause(operations, v))},
         "/resolve": {"POST": _change(lambda v: _resolve(operations, v))},
+        "/agents": {"GET": _read(lambda v: _plain(v, operations.agents.list))},
+        "/agents/register": {"POST": _change(lambda v: _register_agent(operations, v))},
+        "/agents/control": {"POST": _change(lambda v: _control_agent(operations, v))},
         "/reload": {"POST": _change(lambda v: _reload(operations, v))},
     }
 
@@ -76,6 +81,18 @@ async def _pause(operations: Operations, values: Values) -> Json:
 async def _resolve(operations: Operations, values: Values) -> Json:
     only(values, "run", "as", "by")
     return await operations.resolve(text_of(values, "run"), text_of(values, "as"), by=text_of(values, "by", ""))
+
+
+async def _register_agent(operations: Operations, values: Values) -> Json:
+    only(values, "user", "by", *AGENT_FIELDS)
+    body = {name: text_of(values, name, "") for name in AGENT_FIELDS}
+    return await operations.agents.register(body, text_of(values, "user"), by=text_of(values, "by", ""))
+
+
+async def _control_agent(operations: Operations, values: Values) -> Json:
+    only(values, "user", "id", "action", "by")
+    user, id, action = (text_of(values, name) for name in ("user", "id", "action"))
+    return await operations.agents.control(user, id, action, by=text_of(values, "by", ""))
 
 
 async def _reload(operations: Operations, values: Values) -> Json:

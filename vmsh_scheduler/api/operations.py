@@ -35,6 +35,20 @@ class Probes(Protocol):
         ...
 
 
+class AgentOperations(Protocol):
+    """Agents of the API, in a terminal's words. All raise Usage while the API is off."""
+
+    def list(self) -> Json: ...
+
+    async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Json:
+        """`body`: as POST /v1/agents/register takes it."""
+        ...
+
+    async def control(self, user: str, id: str, action: str, *, by: str) -> Json:
+        """`action`: pause | resume | remove."""
+        ...
+
+
 class Operations(Protocol):
     """What the owner may do through the control socket. All raise SchedulerError kinds; `by` names who asked."""
 
@@ -63,6 +77,9 @@ class Operations(Protocol):
         ...
 
     async def reset(self, job: str, *, by: str) -> Json: ...
+
+    @property
+    def agents(self) -> AgentOperations: ...
 
     async def reload(self, *, by: str) -> Json:
         """Read the configuration now; raises ConfigError with every problem if it is refused."""

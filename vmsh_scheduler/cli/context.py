@@ -1,7 +1,7 @@
 """What every command needs: the settings, and whoever answers - the running daemon, or the files on disk."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,13 @@ if TYPE_CHECKING:  # the offline half loads most of the program: only commands t
 
 Json = dict[str, Any]
 SOCKET = "control.sock"
+
+
+def judge(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Iterable[str]:
+    """settings.Judge; asked only when something of the API is set."""
+    from vmsh_scheduler import api_settings
+
+    return api_settings.judge(sections, origins)
 
 
 @dataclass
@@ -40,12 +47,12 @@ class Context:
     def settings(self) -> Settings:
         from vmsh_scheduler.settings_file import load_settings
 
-        return load_settings(self.flags, self.environ, Path.cwd())
+        return load_settings(*self.asked)
 
     @property
     def asked(self) -> SettingsRequest:
         """For a child that loads the settings."""
-        return SettingsRequest(self.flags, self.environ, Path.cwd())
+        return SettingsRequest(self.flags, self.environ, Path.cwd(), judge)
 
     @property
     def who(self) -> str:
@@ -75,6 +82,10 @@ class Context:
             from vmsh_scheduler.oneshot import change
 
             return change(self.settings, self.environ, Redactor(secret_values(self.environ)), offline)
+
+    def live(self, method: str, path: str, **values: object) -> Json:
+        """What only a running daemon can do. Raises Unavailable without one."""
+        return call(self._socket, method, path, values)
 
     @property
     def _socket(self) -> str:

@@ -53,12 +53,15 @@ def _tick(context: Context) -> "TickReport":
     return tick_once(settings, environ, jobs)
 
 
-def status(context: Context, *, watch: bool = False, check: bool = False, json: bool = False) -> int:
+def status(
+    context: Context, *, watch: bool = False, check: bool = False, agents: bool = False, json: bool = False
+) -> int:
+    """`agents`: a row for each of them, however many."""
     view = _status(context)
     if json:
         as_json(view)
     else:
-        _show(context, view, watch=watch)
+        _show(context, view, watch=watch, agents=agents)
     return int(Exit.FAILED if check and view["status"] != "healthy" else Exit.OK)
 
 
@@ -66,18 +69,18 @@ def _status(context: Context) -> dict[str, Any]:
     return context.ask("/status", lambda disk: disk.status())
 
 
-def _show(context: Context, view: dict[str, Any], *, watch: bool) -> None:
+def _show(context: Context, view: dict[str, Any], *, watch: bool, agents: bool) -> None:
     from vmsh_scheduler import render
 
     if not watch:
-        render.console().print(render.status(view))
+        render.console().print(render.status(view, agents=agents))
         return
     from rich.live import Live
 
-    with Live(render.status(view), console=render.console(), screen=False, auto_refresh=False) as live:
+    with Live(render.status(view, agents=agents), console=render.console(), screen=False, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REFRESH_S)
-                live.update(render.status(_status(context)), refresh=True)
+                live.update(render.status(_status(context), agents=agents), refresh=True)
         except KeyboardInterrupt:
             return

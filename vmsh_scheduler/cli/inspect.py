@@ -25,10 +25,11 @@ def status(
     ctx: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless healthy.")] = False,
+    agents: Annotated[bool, typer.Option("--agents", help="A row for every agent, however many.")] = False,
     json: AsJson = False,
 ) -> int:
     """Every job: last success, next start, backoff. From the daemon, or from disk without one."""
-    return daily.status(ctx.obj, watch=watch, check=check, json=json)
+    return daily.status(ctx.obj, watch=watch, check=check, agents=agents, json=json)
 
 
 def next_slots(

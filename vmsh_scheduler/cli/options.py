@@ -27,3 +27,13 @@ def moment(text: str, now: Millis) -> Millis:
     except ValueError:
         raise Usage(f"{text!r} is no time", hint="use 2026-11-21T10:00:00Z, epoch seconds, or 15m / -15m") from None
     return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def length(text: str, option: str) -> Millis:
+    """A length of time as the files write it (docs/config.md). Raises Usage."""
+    from vmsh_scheduler.sources.grammar import GrammarError, duration
+
+    try:
+        return duration(text)
+    except GrammarError as error:
+        raise Usage(f"{option}: {error}") from None

@@ -20,7 +20,7 @@ PATHS = {
 COMMANDS: Mapping[str, tuple[Callable[..., int], frozenset[str]]] = {
     "run": (run, frozenset()),
     "tick": (tick, frozenset({"--json", "--quiet-if-running"})),
-    "status": (status, frozenset({"--json", "--check"})),
+    "status": (status, frozenset({"--json", "--check", "--agents"})),
 }
 """With the switches that are usual."""
 

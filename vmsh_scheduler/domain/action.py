@@ -50,10 +50,19 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """An HTTP POST (file agents with `callback.url`; carried out by the agents' executor)."""
+    """An HTTP POST per cycle (forge-os section 7)."""
 
-    url: str
+    url: str = field(repr=False)
+    """"" = the cycle succeeds without a POST. Not shown: consumers take `?token=` in it."""
     payload: Mapping[str, object] = field(default_factory=dict)
+    """`event` and `agent` of the body."""
+    trusted: bool = True
+    """From a configuration file: every address may be called, and what the other side says is shown."""
+    wallet: str = ""
+    """What the market snapshot is about."""
+    user: str = ""
+    agent: str = ""
+    """Its ids as registered, uncut."""
 
 
 Action = Command | Callback

@@ -44,6 +44,14 @@ def job_view(job: Job, state: JobState, now: Millis, *, queued: bool = False) ->
     }
 
 
+def agents_view(rows: Sequence[Json]) -> Json:
+    """Of all agents among the rows of `status`: how many run and are held up, and which fail."""
+    agents = [row for row in rows if "agent" in row]
+    paused = sum(row["condition"] in ("off", "paused") for row in agents)
+    failing = [f"{row['user']}:{row['agent']}" for row in agents if row["failures_in_a_row"]]
+    return {"count": len(agents), "running": len(agents) - paused, "paused": paused, "failing": failing}
+
+
 def condition(job: Job, state: JobState, now: Millis) -> str:
     """One word for people: off, running, paused, held, backing_off, waiting, ok."""
     explanation = will(job, state, now)

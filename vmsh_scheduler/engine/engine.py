@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
@@ -12,8 +12,9 @@ from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import SECOND, Millis
+from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
 from vmsh_scheduler.engine.board import Board, Release
+from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
 from vmsh_scheduler.engine.upkeep import forgotten
@@ -23,8 +24,6 @@ SLICE = 200
 """Jobs handled between two looks at the rest of the world."""
 DUE_AT_ONCE = 64
 STEP_NOTICED: Millis = SECOND
-SANE_CLOCK: Millis = 1_577_836_800_000
-"""2020-01-01: before that the clock is not set, and nothing starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +32,6 @@ class Stores:
 
     states: States
     agenda: Agenda
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Permits of their own, and how many may wait for them."""
-
-    concurrency: int
-    capacity: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of one engine."""
-
-    concurrency: int = 8
-    """Permits of the pool of commands, which has no name."""
-    pools: Mapping[str, "Pool"] = field(default_factory=dict)
-    nap: Millis = 10 * SECOND
-    """The longest sleep, and the heartbeat behind lastTick."""
 
 
 class Engine:
@@ -79,7 +59,7 @@ class Engine:
         self.stopping = False
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._permits = {"": bounds.concurrency} | {name: pool.concurrency for name, pool in bounds.pools.items()}
+        self._permits = bounds.permits()
         self._in_turn: deque[Release] = deque()
         """Their lane is free; they wait for a permit before all others."""
         self._progress = asyncio.Event()
@@ -91,6 +71,11 @@ class Engine:
     def running(self) -> int:
         """Runs (and looks for something to run about) in progress."""
         return len(self._tasks)
+
+    def load(self, pool: str) -> tuple[int, int]:
+        """How many of a pool wait, and how many run."""
+        waiting = sum(release.job.pool == pool and not release.started for release in self.board.waiting.values())
+        return waiting, self.bounds.permits()[pool] - self._permits[pool]
 
     async def sync(self, jobs: Mapping[str, Job], config_hash: str, *, lost: bool = False) -> Synced:
         """Another job set is in force. Unchanged jobs keep plan and backoff, removed ones start no more."""

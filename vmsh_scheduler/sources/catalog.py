@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from vmsh_scheduler.settings import Judge, no_judge
 from vmsh_scheduler.sources.compiled import JobSet, Readable, Wanted
 
 
@@ -43,6 +44,8 @@ class SettingsRequest(NamedTuple):
     flags: Mapping[str, object]
     environ: Mapping[str, str]
     cwd: Path
+    judge: Judge = no_judge
+    """A function of a module, so that it can be sent."""
 
 
 def compile_files(reading: Readable, wanted: Wanted, environ: Mapping[str, str]) -> JobSet:

@@ -54,7 +54,7 @@ def answer(source: BinaryIO, sink: BinaryIO) -> None:
 def _answer(request: Request | SettingsRequest, sink: BinaryIO) -> None:
     try:
         if isinstance(request, SettingsRequest):
-            _frame(sink, "settings", load_settings(request.flags, request.environ, request.cwd))
+            _frame(sink, "settings", load_settings(*request))
         else:
             os.nice(request.niceness)
             _send(sink, compile_files(request, request.wanted, request.environ))

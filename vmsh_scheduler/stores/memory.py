@@ -123,3 +123,6 @@ class MemorySpecs:
 
     async def delete(self, kind: str, id: str) -> bool:
         return self._specs.pop((kind, id), None) is not None
+
+    def close(self) -> None:
+        """Nothing is open."""

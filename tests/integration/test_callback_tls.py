@@ -1,0 +1,87 @@
+"""W6: a callback over TLS goes only to whom the certificate names, and the certificate must be good."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.support.sink import Sink
+from vmsh_scheduler.net.calls import CallFailed
+from vmsh_scheduler.net.client import HttpClient
+
+
+def certificate(directory: Path, *, host: str = "localhost", days: int = 1) -> Path:
+    """A self-signed one that ends `days` from now, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=10))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = directory / "server.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
+@asynccontextmanager
+async def server(pem: Path) -> AsyncIterator[Sink]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    made = Sink()
+    running = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=context)
+    made.port = running.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        running.close()
+        for writer in list(made.open):
+            writer.transport.abort()
+        await running.wait_closed()
+
+
+async def post(consumer: Sink, trust: Path | None) -> int:
+    """`trust`: the certificate is an authority of ours."""
+    context = None if trust is None else ssl.create_default_context(cafile=str(trust))
+    client = HttpClient(tls=context)
+    try:
+        url = f"https://localhost:{consumer.port}/"
+        return (await client.post(url, b"{}", {}, timeout_s=5, trusted=True)).status
+    finally:
+        await client.close()
+
+
+async def test_w6_a_good_certificate_is_taken(tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
+    async with server(pem) as consumer:
+        assert await post(consumer, pem) == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "known"),
+    [("localhost", 1, False), ("other.example", 1, True), ("localhost", -1, True)],
+    ids=["self-signed", "wrong host", "expired"],
+)
+async def test_w6_a_bad_certificate_is_refused(tmp_path: Path, host: str, days: int, known: bool) -> None:
+    pem = certificate(tmp_path, host=host, days=days)
+    async with server(pem) as consumer:
+        with pytest.raises(CallFailed) as raised:
+            await post(consumer, pem if known else None)
+    assert raised.value.kind == "connect"
+    assert "Certificate" in raised.value.message
+    assert consumer.asked == []

@@ -1,0 +1,119 @@
+"""The API, opened: routes over the program's parts, behind access control. Loads the HTTP library when it is on."""
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from vmsh_scheduler import __version__
+from vmsh_scheduler.api.auth import Authenticator
+from vmsh_scheduler.api.documents import with_documents
+from vmsh_scheduler.api.forge_routes import forge_routes
+from vmsh_scheduler.api.jwt_keys import KeySet
+from vmsh_scheduler.api.listener import ApiListener
+from vmsh_scheduler.api.principal import AuthSettings
+from vmsh_scheduler.api.quota import Quotas
+from vmsh_scheduler.api.surface import Access, Audited, Surface, Tally
+from vmsh_scheduler.api_settings import auth_settings, is_loopback
+from vmsh_scheduler.app import App
+from vmsh_scheduler.forge import ForgeView
+from vmsh_scheduler.observe.logs import say
+from vmsh_scheduler.registry import Registry
+
+_AUDIT = logging.getLogger("vmsh_scheduler.audit")
+
+
+class Door:
+    """Closed before the engine stops, so that what was answered is done."""
+
+    def __init__(self, listener: ApiListener, keys: KeySet | None) -> None:
+        self._listener = listener
+        self._keys = keys
+        self.port = listener.port
+
+    async def close(self) -> None:
+        await self._listener.close()
+        if self._keys is not None:
+            await self._keys.close()
+
+
+async def open_door(app: App, registry: Registry, sock: socket.socket) -> Door:
+    """`sock` is bound already."""
+    settings = auth_settings(app.settings.sections)
+    keys = _key_set(app, settings)
+    tally = Tally()
+    authenticator = Authenticator(settings, keys, app.clock.now)
+    forge = ForgeView(
+        app, registry, app.cycles.market, app.cycles.metrics, tally, _told(app, settings), _checks(authenticator, keys)
+    )
+    app.observers.observers.append(forge.watch)
+    origins = frozenset(app.settings.sections["api.origins"])
+    access = Access(settings, authenticator, _quotas(app), origins, local=is_loopback(sock.getsockname()[0]))
+    routes = with_documents(forge_routes(forge, guarded=settings.enabled), settings, __version__)
+    listener = ApiListener(Surface(routes, access, tally, audit=_audit), sock)
+    return Door(await listener.start(), keys)
+
+
+def _audit(call: Audited) -> None:
+    """Never what was sent: no token, no body, no path."""
+    fields = asdict(call)
+    say(_AUDIT, logging.INFO, "audit", **{name: value for name, value in fields.items() if value != ""})
+
+
+def _key_set(app: App, settings: AuthSettings) -> KeySet | None:
+    if not settings.fetches_keys:
+        return None
+
+    async def fetch(url: str, most: int) -> tuple[int, bytes]:
+        timeout_s = settings.http_timeout_ms / 1000
+        reply = await app.cycles.client.get(url, {"Accept": "application/json"}, timeout_s=timeout_s, limit=most)
+        return reply.status, reply.head
+
+    return KeySet(settings, fetch, app.clock.elapsed)
+
+
+def _checks(authenticator: Authenticator, keys: KeySet | None) -> Callable[[], Mapping[str, int]]:
+    """What checking tokens took, for metrics (forge-os section 13)."""
+
+    def counted() -> Mapping[str, int]:
+        if keys is None:
+            return {}
+        return {
+            "auth_jwks_success_total": authenticator.by_issuer,
+            "jwks_fetch_total": keys.fetches,
+            "jwks_fetch_errors_total": keys.fetch_errors,
+            "jwks_cache_hits_total": keys.cache_hits,
+            "oidc_discovery_fetch_total": keys.discovery_fetches,
+            "oidc_discovery_fetch_errors_total": keys.discovery_errors,
+            "oidc_discovery_cache_hits_total": keys.discovery_cache_hits,
+        }
+
+    return counted
+
+
+def _quotas(app: App) -> Quotas:
+    sections = app.settings.sections
+    limits = {bucket: sections[f"quota.{bucket}_max"] for bucket in ("read", "write", "tick")}
+    return Quotas(sections["quota.window_ms"], limits, app.clock.now)
+
+
+def _told(app: App, settings: AuthSettings) -> Mapping[str, object]:
+    """`auth` of /health (forge-os section 14)."""
+    sections = app.settings.sections
+    return {
+        "enabled": settings.enabled,
+        "requireAuthForReads": settings.auth_reads,
+        "jwtEnabled": settings.verifies_jwts,
+        "jwtHs256Enabled": bool(settings.hs256_secret),
+        "jwksUrlConfigured": bool(settings.jwks_url),
+        "oidcIssuerConfigured": bool(settings.oidc_issuer),
+        "jwksPinnedKids": len(settings.allowed_kids),
+        "jwksRequirePinnedKid": settings.require_pinned_kid,
+        "serviceTokens": len(settings.service_tokens),
+        "quota": {
+            "windowMs": sections["quota.window_ms"],
+            "readMax": sections["quota.read_max"],
+            "writeMax": sections["quota.write_max"],
+            "tickMax": sections["quota.tick_max"],
+        },
+    }

@@ -1,0 +1,1 @@
+"""What agents are told about the market: three values of one upstream, cached, with a breaker before each."""

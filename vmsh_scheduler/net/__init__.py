@@ -1,0 +1,1 @@
+"""HTTP in and out: the address guard and the client. Knows nothing of jobs."""

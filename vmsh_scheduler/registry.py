@@ -1,0 +1,170 @@
+"""Agents that were registered over the API: documents in the store, jobs in the engine, one change at a time."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from vmsh_scheduler.domain import agents
+from vmsh_scheduler.domain.action import Callback
+from vmsh_scheduler.domain.agents import PAUSED, Agent, Refused
+from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.job import Job, Origin
+from vmsh_scheduler.domain.spec import Spec
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Interval, Millis
+from vmsh_scheduler.engine.engine import Engine
+from vmsh_scheduler.errors import NotFound, StateWriteFailed
+from vmsh_scheduler.ports import Specs
+from vmsh_scheduler.sources.agents import registered_job
+
+KIND = "agent"
+ACTIONS = ("pause", "resume", "remove")
+View = dict[str, object]
+UrlProblem = Callable[[str], str]
+"""Why this program would not call a stranger's URL; "" = it would."""
+
+
+class Configured(Exception):
+    """The agent stands in a file, which alone says what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a registration has to keep to."""
+
+    most: int
+    timeout: Millis
+    """Of a cycle: snapshot and callback."""
+    url_problem: UrlProblem
+
+
+class Registry:
+    """`changing` is held while the job set changes, by whoever changes it: a reload loses no registration."""
+
+    def __init__(self, specs: Specs, engine: Engine, rules: Rules) -> None:
+        self.changing = asyncio.Lock()
+        self._specs = specs
+        self._engine = engine
+        self._board = engine.board
+        self._rules = rules
+
+    def close(self) -> None:
+        """After the last change returned."""
+        self._specs.close()
+
+    def jobs(self) -> dict[str, Job]:
+        """Of every stored document; an agent in a file goes first."""
+        found = (agents.stored(spec.document) for spec in self._specs.all(KIND).values())
+        return {agent.job_id: registered_job(agent, self._rules.timeout) for agent in found}
+
+    async def register(self, body: Mapping[str, object], user: str, *, by: str) -> tuple[str, View]:
+        """A new agent, or another one in place of it, from zero. Raises Refused, Configured, StateWriteFailed."""
+        async with self.changing:
+            now = self._board.clock.now()
+            agent = agents.registered(body, user, now)
+            if agent.url and self._rules.url_problem(agent.url):
+                raise Refused("callback_url_invalid")
+            self._refuse_configured(agent.job_id)
+            known = self._specs.get(KIND, agent.job_id)
+            if known is None and len(self._specs.all(KIND)) >= self._rules.most:
+                raise Refused("max_agents_reached")
+            if known is not None:
+                agent = replace(agent, created_at=known.created_at)
+            job = registered_job(agent, self._rules.timeout)
+            state = agents.first_state(agent, job.revision, self._stored(job.id), now)
+            await self._store(agent, known, by)
+            await self._put(job, state, Note("register", now, job.id, {"by": by}))
+            return agent.key, self._record(agent)
+
+    async def control(self, user: str, id: str, action: str, *, by: str) -> tuple[str, View | None]:
+        """Raises NotFound, Refused (`invalid_action`, known only after the agent), Configured, StateWriteFailed."""
+        async with self.changing:
+            job_id, now = agents.job_id(user, id), self._board.clock.now()
+            if job_id not in self._board.jobs:
+                raise NotFound(f"{user}:{id}")
+            if action not in ACTIONS:
+                raise Refused("invalid_action")
+            self._refuse_configured(job_id)
+            spec = self._specs.get(KIND, job_id)
+            if spec is None:
+                raise NotFound(f"{user}:{id}")
+            agent = agents.stored(spec.document)
+            note = Note(action, now, job_id, {"by": by})
+            if action == "remove":
+                await self._remove(job_id, note)
+                return agent.key, None
+            agent = agents.changed(agent, action, now)
+            state = self._stored(job_id)
+            await self._store(agent, spec, by)
+            job = registered_job(agent, self._rules.timeout)
+            await self._put(job, agents.resumed(state, now) if action == "resume" else state, note)
+            return agent.key, self._record(agent)
+
+    def views(self, user: str | None) -> list[View]:
+        """Of one user's agents, or of everybody's: files' first, then in the order of their registration."""
+        found = (self._agent(job) for job in self._board.jobs.values() if _is_agent(job))
+        shown = [agent for agent in found if user is None or agent.user == user]
+        return [agents.view(agent, self._board.state(agent.job_id), pending=self._waits(agent)) for agent in shown]
+
+    def counts(self) -> dict[str, int]:
+        every = [job for job in self._board.jobs.values() if _is_agent(job)]
+        running = sum(job.enabled for job in every)
+        return {"count": len(every), "running": running, "paused": len(every) - running}
+
+    def _agent(self, job: Job) -> Agent:
+        spec = self._specs.get(KIND, job.id) if job.origin is Origin.API else None
+        return _of_file(job, self._board.state(job.id)) if spec is None else agents.stored(spec.document)
+
+    def _record(self, agent: Agent) -> View:
+        return agents.record(agent, self._board.state(agent.job_id), pending=self._waits(agent))
+
+    def _waits(self, agent: Agent) -> bool:
+        return agent.job_id in self._board.waiting
+
+    def _stored(self, job_id: str) -> JobState:
+        """Without a slot that only waits for a permit: whoever changes the job takes it out of the queue."""
+        return self._board.states.get(job_id) or JobState()
+
+    def _refuse_configured(self, job_id: str) -> None:
+        job = self._board.jobs.get(job_id)
+        if job is not None and job.origin is Origin.FILE:
+            raise Configured(job_id)
+
+    async def _store(self, agent: Agent, known: Spec | None, by: str) -> None:
+        version = 1 if known is None else known.version + 1
+        spec = Spec(KIND, agent.job_id, agent.document(), version, agent.created_at, agent.updated_at, by[:120])
+        if not await self._specs.save(spec):
+            raise StateWriteFailed(f"{agent.key} was changed by somebody else meanwhile", hint="try again")
+
+    async def _put(self, job: Job, state: JobState, note: Note) -> None:
+        if not await self._engine.put(job, state, note):
+            raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
+
+    async def _remove(self, job_id: str, note: Note) -> None:
+        if not await self._engine.drop(job_id, note):
+            raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
+        await self._specs.delete(KIND, job_id)
+
+
+def _is_agent(job: Job) -> bool:
+    return job.id.startswith("_agents/")
+
+
+def _of_file(job: Job, state: JobState) -> Agent:
+    """What agents.yaml says, in the words of the API."""
+    about = job.action.payload.get("agent")
+    facts = about if isinstance(about, Mapping) else {}
+    callback = job.action if isinstance(job.action, Callback) else None
+    seen = state.first_seen or 0
+    return Agent(
+        user=job.labels["user"],
+        id=job.labels["agent"],
+        name=job.name,
+        wallet=callback.wallet if callback else str(facts.get("walletAddress", "")),
+        strategy=str(facts.get("strategyLabel", "")),
+        interval=job.trigger.every if isinstance(job.trigger, Interval) else 0,
+        url=callback.url if callback else "",
+        status="RUNNING" if job.enabled else PAUSED,
+        created_at=seen,
+        updated_at=seen,
+    )

@@ -1,0 +1,134 @@
+"""The sections of scheduler.yaml that the API brings: who may ask what, agents, callbacks, the market."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vmsh_scheduler.domain.trigger import DAY, HOUR, Millis
+
+LONGEST = 8_192
+
+
+class Section(BaseModel):
+    """Every key may be left out. Built as part of SettingsFile: building each twice would be felt at start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
+
+
+class ApiSection(Section):
+    """The listener."""
+
+    port: int = Field(default=8790, ge=0, le=65_535, description="Port of the API; 0 = any free one.")
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253, description="Address of the API.")
+    allow_unauthenticated: bool = Field(
+        default=False, description="true = serve without authentication on an address that others reach."
+    )
+    origins: tuple[str, ...] = Field(
+        default=("*",), max_length=100, description="Origins that browsers may call from (CORS)."
+    )
+    instance: str = Field(default="", max_length=120, description="Name of this instance; default: made at start.")
+
+
+class AgentsSection(Section):
+    """Cycles."""
+
+    tick_ms: Millis = Field(default=1_000, le=DAY, description="Longest nap with agents, ms; 250 or more.")
+    concurrency: int = Field(default=4, le=1_024, description="Most cycles at the same time.")
+    max: int = Field(default=5_000, le=1_000_000, description="Most agents registered over the API.")
+    queue: int = Field(default=10_000, le=1_000_000, description="Most cycles that wait.")
+
+
+class CallbacksSection(Section):
+    """Outgoing calls."""
+
+    timeout_ms: Millis = Field(default=4_000, le=HOUR, description="Until the answer's head, ms; 500 or more.")
+    allow: tuple[str, ...] = Field(
+        default=(), max_length=1_000, description="Hosts, host:port and CIDRs to call in any case."
+    )
+    secret: str = Field(
+        default="",
+        max_length=LONGEST,
+        repr=False,
+        description="Signs callbacks (X-VMSH-Signature), 16 bytes or more; better from the environment.",
+    )
+
+
+class MarketSection(Section):
+    """Where the snapshot comes from."""
+
+    base: str = Field(
+        default="https://api.kaspa.org", min_length=1, max_length=500, description="Base URL of the upstream."
+    )
+    timeout_ms: Millis = Field(default=5_000, le=HOUR, description="Per upstream request, ms; 1000 or more.")
+    ttl_ms: Millis = Field(default=2_000, le=DAY, description="Age of price and blockdag, ms; 250 or more.")
+    balance_ttl_ms: Millis = Field(default=2_500, le=DAY, description="Age of balances, ms; 250 or more.")
+    stale_if_error_ms: Millis = Field(
+        default=0, ge=0, le=DAY, description="How long older values serve when the upstream fails, ms."
+    )
+
+
+class AuthSection(Section):
+    """Who may ask. Secrets belong into the environment or a file that `--env-file` names."""
+
+    tokens: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_000,
+        repr=False,
+        description="Shared tokens of administrators.",
+    )
+    service_tokens: str = Field(
+        default="", max_length=1 << 20, repr=False, description="Tokens with their scopes, as JSON text."
+    )
+    reads: bool = Field(default=False, description="Reading needs a token too.")
+    jwt_hs256_secret: str = Field(
+        default="", max_length=LONGEST, repr=False, description="Secret of HS256 tokens, 32 bytes or more."
+    )
+    jwt_issuer: str = Field(default="", max_length=LONGEST, description="`iss` that tokens must have.")
+    jwt_audience: str = Field(default="", max_length=LONGEST, description="`aud` that tokens must have.")
+    jwks_url: str = Field(default="", max_length=LONGEST, description="Key set of RS256 and ES256 tokens.")
+    jwks_ttl_ms: Millis = Field(default=300_000, le=DAY, description="Age of the key set, ms; 1000 or more.")
+    oidc_issuer: str = Field(default="", max_length=LONGEST, description="Issuer whose key set is discovered.")
+    oidc_ttl_ms: Millis = Field(default=300_000, le=DAY, description="Age of the discovery, ms; 1000 or more.")
+    http_timeout_ms: Millis = Field(default=5_000, le=HOUR, description="Per fetch of keys, ms; 500 or more.")
+    allowed_kids: tuple[str, ...] = Field(default=(), max_length=1_000, description="Only these keys count.")
+    require_pinned_kid: bool = Field(default=False, description="Foreign keys are refused before anything is fetched.")
+    legacy_claims: bool = Field(default=False, description="Take tokens without exp and sub, as the original did.")
+
+
+class QuotaSection(Section):
+    """Requests per principal and window."""
+
+    window_ms: Millis = Field(default=60_000, le=DAY, description="Length of a window, ms; 1000 or more.")
+    read_max: int = Field(default=600, le=1_000_000_000, description="Reads per window.")
+    write_max: int = Field(default=240, le=1_000_000_000, description="Writes per window.")
+    tick_max: int = Field(default=60, le=1_000_000_000, description="Ticks per window.")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "api": ApiSection,
+    "agents": AgentsSection,
+    "callbacks": CallbacksSection,
+    "market": MarketSection,
+    "auth": AuthSection,
+    "quota": QuotaSection,
+}
+
+FLOORS: Mapping[str, int] = {
+    "agents.tick_ms": 250,
+    "agents.concurrency": 1,
+    "agents.max": 1,
+    "agents.queue": 1,
+    "callbacks.timeout_ms": 500,
+    "market.timeout_ms": 1_000,
+    "market.ttl_ms": 250,
+    "market.balance_ttl_ms": 250,
+    "auth.jwks_ttl_ms": 1_000,
+    "auth.oidc_ttl_ms": 1_000,
+    "auth.http_timeout_ms": 500,
+    "quota.window_ms": 1_000,
+    "quota.read_max": 1,
+    "quota.write_max": 1,
+    "quota.tick_max": 1,
+}
+"""Smaller numbers are raised to these, not refused (forge-os section 1). Beside the models: validators of each field
+would be felt at start."""
