@@ -39,6 +39,13 @@ def auth_settings(sections: Mapping[str, Any]) -> AuthSettings:
     )
 
 
+def secret_tokens(sections: Mapping[str, Any]) -> list[str]:
+    """Each by itself: whoever masks them in logs does not meet the list."""
+    settings = auth_settings(sections)
+    every = [*settings.tokens, *(service.token for service in settings.service_tokens)]
+    return [secret for secret in (*every, settings.hs256_secret, sections["callbacks.secret"]) if secret]
+
+
 def is_loopback(host: str) -> bool:
     """Whether only programs on this machine reach a listener there; of names, `localhost` alone is believed."""
     return host.lower() == "localhost" or literal_refused(host, 0, AllowList(), loopback_ok=False) == "loopback"

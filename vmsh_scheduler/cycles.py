@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # 400 ms of imports that a daemon without callbacks never nee
     from vmsh_scheduler.net.client import HttpClient
 
 EXCERPT = 180
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Cycles:
@@ -54,7 +53,9 @@ class Cycles:
 
     @property
     def loopback_ok(self) -> bool:
-        return self._sections["api.host"] in LOOPBACK
+        from vmsh_scheduler.api_settings import is_loopback
+
+        return is_loopback(self._sections["api.host"])
 
     def url_problem(self, url: str) -> str:
         """Why a registration's URL would never be called."""

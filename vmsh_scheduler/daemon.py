@@ -276,8 +276,16 @@ def _settings(child: Child, asked: SettingsRequest) -> Settings:
     return settings
 
 
+def _secrets_of_api(settings: Settings) -> list[str]:
+    if not settings.api_is_on:
+        return []
+    from vmsh_scheduler.api_settings import secret_tokens
+
+    return secret_tokens(settings.sections)
+
+
 def _run(settings: Settings, environ: Mapping[str, str], compiler: ChildCompiler) -> Exit:
-    redactor = Redactor(secret_values(environ))
+    redactor = Redactor([*secret_values(environ), *_secrets_of_api(settings)])
     handler = open_logging(settings, environ, redactor)
     try:
         return asyncio.run(_main(settings, environ, redactor, handler, compiler))

@@ -1,11 +1,14 @@
 """The threads beside the loop: all there from the start, because later there may be none to be had."""
 
 import asyncio
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from vmsh_scheduler.errors import Unavailable
 
+_M_ARENA_MAX = -8
+"""Of mallopt(3)."""
 COUNT = 3
 """A snapshot, a scrape and a look into a directory at the same time."""
 
@@ -13,6 +16,7 @@ COUNT = 3
 def start_threads() -> None:
     """For the running loop's `to_thread`, which would make one when it is first needed and fail if it cannot.
     Raises Unavailable."""
+    _share_one_heap()
     pool, started = ThreadPoolExecutor(COUNT, "beside"), threading.Barrier(COUNT + 1)
     try:
         for _ in range(COUNT):
@@ -28,3 +32,11 @@ def start_threads() -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(pool)
     loop.shutdown_default_executor = end  # type: ignore[method-assign] # asyncio's own starts a thread that waits
+
+
+def _share_one_heap() -> None:
+    """glibc gives each thread a heap, and what one frees no other uses: 3 MB more after 40,000 runs. The interpreter's
+    lock lets one thread allocate at a time anyway."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, or one heap
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
