@@ -141,6 +141,8 @@ class _Layers:
             text = value_of(variable, environ)
             if variable.setting and text is not None:
                 self._take(variable.setting, _typed(variable.setting, text), f"env {variable.name}")
+        if environ.get("SCHEDULER_REDIS_URL"):  # ignored, two instances would both wake every agent
+            self.problems.append("SCHEDULER_REDIS_URL: there is no Redis mode yet; unset it, and run one instance")
 
     def take_file(self, path: Path, environ: Mapping[str, str]) -> None:
         """A file that nobody named may be absent; comments alone are an empty one."""

@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, Place
+from tests.support.daemon import Daemon, Place, until
+from tests.support.forge import WALLET, stub
+from tests.support.shipped import shipped
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -43,7 +47,8 @@ class Line:
 
     @property
     def words(self) -> list[str]:
-        return shlex.split(self.text, comments=True)
+        """Without variables in front."""
+        return list(dropwhile(re.compile("[A-Z_]+=").match, shlex.split(self.text, comments=True)))
 
     def __str__(self) -> str:
         return f"{self.document.name}:{self.number} {self.text}"
@@ -64,6 +69,29 @@ LINES = list(printed())
 RUN = [line for line in LINES if line.words and line.words[0] not in NOT_RUN]
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """The shipped example with the API on, and the agents that the documents speak of."""
+    with stub() as upstream:
+        environ = {"PORT": "8790", "KAS_API_BASE": upstream.url}
+        with shipped(tmp_path_factory.mktemp("checkout"), environ) as daemon:
+            daemon.wait_line("api started")
+            for agent in ("alpha", "beta"):
+                daemon.place.cli("agents", "register", agent, "--wallet", WALLET).ok()
+            yield daemon
+
+
+@contextmanager
+def consumer(script: Path, out: Path) -> Iterator[int]:
+    """The example on any port, which it says; what it prints goes to `out`."""
+    with out.open("wb") as sink, subprocess.Popen([sys.executable, script, "0"], stdout=sink) as process:
+        try:
+            said = until(lambda: re.search(r"^listening on (\d+)$", out.read_text(), re.MULTILINE), "the consumer")
+            yield int(said[1])
+        finally:
+            process.kill()
+
+
 def test_there_is_something_to_run() -> None:
     assert {"vmsh-scheduler status", "curl localhost:9090/health", "vmsh-scheduler verify"} <= {r.text for r in RUN}
 
@@ -75,6 +103,9 @@ def test_it_works_as_printed(checkout: Daemon, line: Line) -> None:
         done = checkout.place.cli(*words[1:]).ok()
         assert done.out.strip()
         assert "Traceback" not in done.err
+    elif words == ["python", "docs/examples/consumer.py"]:  # runs until it is stopped
+        with consumer(checkout.place.root / words[1], checkout.place.root / "consumer.out") as port:
+            assert port
     elif words[0] == "python":
         done = subprocess.run([sys.executable, *words[1:]], cwd=checkout.place.root, capture_output=True, check=True)
         assert done.stdout.strip()
@@ -86,12 +117,21 @@ def test_it_works_as_printed(checkout: Daemon, line: Line) -> None:
         pytest.fail(f"nobody knows how to run {line}: teach this test, or list why not")
 
 
+def test_the_quick_start_of_agents_brings_a_cycle(checkout: Daemon, tmp_path: Path) -> None:
+    root = checkout.place.root
+    (line,) = [line for line in RUN if line.document.name == "agents.md" and "127.0.0.1:3001" in line.text]
+    with consumer(root / "docs" / "examples" / "consumer.py", tmp_path / "out") as port:
+        words = [word.replace("127.0.0.1:3001", f"127.0.0.1:{port}") for word in line.words]
+        assert curl(checkout, words[1:]) == 200
+        until(lambda: "cycle anon:alpha forgeos.scheduler:anon:alpha:" in (tmp_path / "out").read_text(), "a cycle")
+
+
 def curl(daemon: Daemon, words: list[str]) -> int:
     """The few options that the documentation uses, without curl, which a fresh machine lacks."""
     options, rest = {}, []
     while words:
         word = words.pop(0)
-        if word in ("-d", "--unix-socket"):
+        if word in ("-d", "-H", "--unix-socket"):
             options[word] = words.pop(0)
         elif word.startswith("-"):
             pytest.fail(f"curl {word} is not known here")
@@ -100,7 +140,9 @@ def curl(daemon: Daemon, words: list[str]) -> int:
     (url,) = rest
     host, _, path = url.removeprefix("http://").partition("/")
     name, _, port = host.partition(":")
-    connection = http.client.HTTPConnection(name, daemon.port if port == "9090" else int(port or 80), timeout=10)
+    printed = {"9090": lambda: daemon.port, "8790": lambda: daemon.wait_line("api started")["port"]}
+    at = printed[port]() if port in printed else int(port or 80)
+    connection = http.client.HTTPConnection(name, at, timeout=10)
     if "--unix-socket" in options:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(daemon.place.root / options["--unix-socket"]))
@@ -108,6 +150,9 @@ def curl(daemon: Daemon, words: list[str]) -> int:
     for document, ours in EXAMPLES.items():
         body = body.replace(document, ours) if body else body
     headers = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}
+    if "-H" in options:
+        given, _, value = options["-H"].partition(": ")
+        headers[given] = value
     connection.request("POST" if body else "GET", f"/{path}", body, headers)
     with connection.getresponse() as reply:
         reply.read()

@@ -204,9 +204,8 @@ def test_cors_with_access_control_is_open_but_has_no_credentials(it: World) -> N
 
 def test_d11_an_open_list_shows_nobody_other_people_s_agents(open_reads: World) -> None:
     body = {"id": "a", "walletAddress": WALLET, "status": "PAUSED", "callbackUrl": "http://127.0.0.1:9/?token=hid"}
-    ask(open_reads, "POST", REGISTER, "admin-token-1", body, X_User_Id="mapped").json
-    ask(open_reads, "POST", REGISTER, "admin-token-1", body, X_User_Id="anon").json
-    ask(open_reads, "POST", REGISTER, "admin-token-1", body, X_User_Id="ann").json
+    for user in ("mapped", "anon", "ann"):
+        assert ask(open_reads, "POST", REGISTER, "admin-token-1", body, X_User_Id=user).status == 200
     seen = {
         token: ids(ask(open_reads, "GET", "/v1/agents", token, X_User_Id="ann"))
         for token in ("", "wrong", "svc-map-0001", "admin-token-1")

@@ -69,12 +69,23 @@ def test_switches(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("PORT", "9000"), ("SCHEDULER_INSTANCE_ID", "a"), ("SCHEDULER_TICK_MS", "5"), ("KAS_API_BASE", "http://m.example")],
+    [
+        ("PORT", "9000"),
+        ("SCHEDULER_INSTANCE_ID", "a"),
+        ("SCHEDULER_TICK_MS", "5"),
+        ("KAS_API_BASE", "http://m.example"),
+    ],
 )
 def test_any_variable_turns_the_api_on(tmp_path: Path, name: str, text: str) -> None:
     assert loaded(tmp_path, {name: text}).api_is_on
     assert not loaded(tmp_path, {name: "tcp://10.0.0.1:9000"}).api_is_on
     assert not loaded(tmp_path, {name: ""}).api_is_on
+
+
+def test_a_redis_url_is_not_ignored(tmp_path: Path) -> None:
+    (problem,) = refused(tmp_path, {"PORT": "0", "SCHEDULER_REDIS_URL": "redis://:hunter2@r"})
+    assert problem.startswith("SCHEDULER_REDIS_URL: there is no Redis mode yet")
+    assert "hunter2" not in problem
 
 
 def test_the_machine_s_name_in_host_does_not(tmp_path: Path) -> None:

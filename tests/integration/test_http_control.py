@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,26 @@ class Recorded:
     async def reload(self, *, by: str) -> Json:
         return self._told("reload", by=by)
 
+    @property
+    def agents(self) -> "RecordedAgents":
+        return RecordedAgents(self._told)
+
+
+class RecordedAgents:
+    """The same of the agents' part."""
+
+    def __init__(self, told: Callable[..., Json]) -> None:
+        self._told = told
+
+    def list(self) -> Json:
+        return self._told("agents")
+
+    async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Json:
+        return self._told("register", body={name: value for name, value in body.items() if value}, user=user, by=by)
+
+    async def control(self, user: str, id: str, action: str, *, by: str) -> Json:
+        return self._told("control", user=user, id=id, action=action, by=by)
+
 
 @pytest.fixture
 def operations() -> Recorded:
@@ -127,6 +147,19 @@ def call(directory: Path) -> Call:
         ("POST", "/reset", {"job": "n/f"}, {"asked": "reset", "job": "n/f", "by": ""}),
         ("POST", "/resolve", {"run": "r", "as": "ok"}, {"asked": "resolve", "run": "r", "verdict": "ok", "by": ""}),
         ("POST", "/reload", {}, {"asked": "reload", "by": ""}),
+        ("GET", "/agents", {}, {"asked": "agents"}),
+        (
+            "POST",
+            "/agents/register",
+            {"id": "a", "user": "u", "cycleIntervalMs": "1", "by": "me"},
+            {"asked": "register", "body": {"id": "a", "cycleIntervalMs": "1"}, "user": "u", "by": "me"},
+        ),
+        (
+            "POST",
+            "/agents/control",
+            {"id": "a", "user": "u", "action": "pause"},
+            {"asked": "control", "user": "u", "id": "a", "action": "pause", "by": ""},
+        ),
     ],
 )
 async def test_every_route(

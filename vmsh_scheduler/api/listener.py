@@ -10,7 +10,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from vmsh_scheduler.api.surface import Surface, malformed
 
-ACCEPTED_AT_ONCE = 32
+BACKLOG = 1024
+"""Connections that the kernel keeps for us; it may allow fewer (net.core.somaxconn)."""
+ACCEPTED_AT_ONCE = 16
 """Between two looks at who has sent something: a burst puts out nobody whose request has arrived."""
 LOOKS = 10
 """Per `head_s`."""
@@ -48,7 +50,7 @@ class ApiListener:
     async def start(self) -> "ApiListener":
         loop = asyncio.get_running_loop()
         self._accepting = await loop.create_server(self._connection, sock=self._sock, backlog=ACCEPTED_AT_ONCE)
-        self._sock.listen(self._limits.connections)  # asyncio takes one number for the queue and for a turn's accepts
+        self._sock.listen(BACKLOG)  # asyncio takes one number for the queue and for a turn's accepts
         self._sweeping = loop.create_task(self._sweep())
         return self
 
@@ -59,6 +61,15 @@ class ApiListener:
         if self._accepting is not None:
             self._accepting.close()
         await self._server.shutdown(grace_s)
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        """Of them, those that nothing is being done for."""
+        return len(self._waiting)
 
     def entered(self, connection: "_Connection", now: float) -> None:
         """Puts out who has waited longest when it is one too many: the newcomer itself if all others are answered."""
@@ -110,7 +121,7 @@ class _Connection(RequestHandler):
 
     def __init__(
         self,
-        server: "web.Server[web.BaseRequest]",
+        server: web.Server,
         *,
         loop: asyncio.AbstractEventLoop,
         listener: ApiListener,
@@ -137,15 +148,21 @@ class _Connection(RequestHandler):
         super().connection_lost(exc)
 
     def put_out(self) -> None:
-        """The place is free at once, not when the loop comes round to it."""
+        """At once: a plain close would wait for those who read nothing."""
         self._listener.left(self)
+        transport = self.transport
         self.force_close()
+        if transport is not None:
+            transport.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own contract: True keeps our side open
         """A client may end its side as soon as it has asked: it is answered, and then closed."""
         waiter = self._waiter
+        asked = self._request_count > 0 and (waiter is None or waiter.done())
+        request = self._current_request
+        cut_off = request is not None and not request.content.is_eof()
         self.close()
-        return waiter is None or waiter.done()
+        return asked and not cut_off
 
     def handle_error(
         self,

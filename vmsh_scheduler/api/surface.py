@@ -120,6 +120,7 @@ class Audited:
     """Of a control that was done."""
     peer: str
     status: int
+    """0: there was nobody left to answer, or no time."""
     request_id: str
 
 
@@ -196,13 +197,21 @@ class Surface:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.tally.add("http_requests_total")
         trace = _Trace(_request_id(request))
-        response = await self._answered(request, trace)
+        status = 0
+        try:
+            response = await self._answered(request, trace)
+            status = response.status
+        finally:
+            self._record(request, trace, status)
         self._dress(request, response, trace.id)
-        label = "OPTIONS" if request.method == "OPTIONS" else trace.route.label if trace.route else "other"
-        self.tally.answered(label, response.status)
-        if trace.route is not None and trace.route.verb and self._audit is not None:
-            self._audit(trace.audited(request.remote or "", response.status))
         return response
+
+    def _record(self, request: web.BaseRequest, trace: _Trace, status: int) -> None:
+        label = "OPTIONS" if request.method == "OPTIONS" else trace.route.label if trace.route else "other"
+        if status:
+            self.tally.answered(label, status)
+        if trace.route is not None and trace.route.verb and self._audit is not None:
+            self._audit(trace.audited(request.remote or "", status))
 
     async def _answered(self, request: web.BaseRequest, trace: _Trace) -> web.Response:
         try:

@@ -4,6 +4,7 @@ admit: a job set changed. decide: time passed. begin: a run starts. settle: a ru
 
 from dataclasses import dataclass, replace
 
+from vmsh_scheduler.domain import former
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict, inputs_of
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
 from vmsh_scheduler.domain.retry import ErrorClass, jitter
@@ -282,8 +283,9 @@ def manual_slot(state: JobState, now: Millis, trigger: Trigger | None = None) ->
 
 def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     """After a run: counters, the open slot, and when to go on."""
-    runs = tuple(r for r in state.runs if r.id != run.id)
-    state = state._replace(runs=runs, last_finish=now, last_status=outcome.status.value)
+    if former.is_former(job, state, run):
+        return former.settled(state, run, now)
+    state = state.without(run)._replace(last_finish=now, last_status=outcome.status.value)
     mine = state.slot == run.slot
     match outcome.status:
         case Status.OK | Status.SKIPPED:
@@ -352,11 +354,10 @@ def _counted(state: JobState, outcome: Outcome, *, failed: int = 0, unknown: int
 
 def never_began(state: JobState, run: Run, now: Millis) -> JobState:
     """The intent was written, the process never started: the attempt does not count."""
-    runs = tuple(r for r in state.runs if r.id != run.id)
-    started = max(0, state.started - 1)
+    state = state.without(run)._replace(started=max(0, state.started - 1))
     if state.slot != run.slot:
-        return state._replace(runs=runs, started=started)
-    return state._replace(runs=runs, started=started, attempt=max(0, state.attempt - 1), ready_at=now)
+        return state
+    return state._replace(attempt=max(0, state.attempt - 1), ready_at=now)
 
 
 def resolve(job: Job, state: JobState, verdict: str, now: Millis) -> JobState:

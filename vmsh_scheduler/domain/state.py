@@ -71,3 +71,7 @@ class JobState(NamedTuple):
     """Subject digest of the open slot's attempts so far."""
     result: Mapping[str, object] = NO_RESULT
     """What the last successful run reported (its attestation)."""
+
+    def without(self, run: Run) -> "JobState":
+        """Its intent is settled."""
+        return self._replace(runs=tuple(known for known in self.runs if known.id != run.id))
