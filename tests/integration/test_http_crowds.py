@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import resource
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,7 +12,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.integration.children.stage import eventually_async
-from tests.support.http import HALF, WHOLE, Reply
+from tests.support.http import HALF, WHOLE, Reply, more_descriptors
 from tests.support.probes import Told
 from vmsh_scheduler.api import acceptor
 from vmsh_scheduler.api.gate import Gate, Limits
@@ -60,10 +61,13 @@ class Crowd:
 
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
-    made = Crowd()
+    """With room for both ends of each, where 1,024 descriptors are the usual limit."""
+    made, limits = Crowd(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    more_descriptors(4_096)
     yield made
     for sock in made.socks:
         sock.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def answer(sock: socket.socket, *, pause_s: float = 0) -> Reply:
