@@ -162,6 +162,11 @@ def test_d1_d2_no_path_kills_it(api: Forge) -> None:
     assert api.get("/health")["ok"] is True
 
 
+def test_a_header_that_is_no_text_is_shown_as_one(api: Forge) -> None:
+    got = api.ask("POST", "/v1/agents/no/control", {"action": "pause"}, X_User_Id="\u00e9")
+    assert (got.status, got.json["error"]["key"]) == (404, "\\udce9:no")
+
+
 def test_d24_junk_numbers_are_refused(api: Forge) -> None:
     body = {"id": "z", "walletAddress": WALLET, "cycleIntervalMs": "abc"}
     got = api.ask("POST", "/v1/agents/register", body)

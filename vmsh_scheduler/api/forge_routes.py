@@ -6,6 +6,7 @@ from typing import Protocol
 from vmsh_scheduler.api.auth import owner, visible_to
 from vmsh_scheduler.api.surface import Answer, Call, Problem, Route, Text
 from vmsh_scheduler.domain.agents import text
+from vmsh_scheduler.domain.text import printable
 
 
 class Forge(Protocol):
@@ -94,4 +95,5 @@ def _by(call: Call) -> str:
 
 
 def not_found(key: str) -> Problem:
-    return Problem(404, "agent_not_found", key=key)
+    """A header of other bytes than UTF-8 would be no text in JSON."""
+    return Problem(404, "agent_not_found", key=printable(key))
