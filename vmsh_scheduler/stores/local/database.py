@@ -70,7 +70,6 @@ def connect_writer(directory: StateDirectory, now: Millis) -> sqlite3.Connection
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -512")  # KiB: rows are written once; pages of old ones help nobody
         _migrate(connection, now)
     except BaseException:
         connection.close()
