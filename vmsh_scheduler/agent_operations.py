@@ -27,8 +27,10 @@ class AgentOperations:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    def list(self) -> Json:
+    async def list(self) -> Json:
         """Everybody's: whoever may use the socket owns the state."""
+        if self._app.cluster is not None:
+            await self._app.cluster.facts.fresh()
         rows = [{**view, "source": self._source(view)} for view in self._registry().views(None)]
         return {"now": self._app.clock.now(), "agents": rows}
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from vmsh_scheduler import redis_settings
 from vmsh_scheduler.api.principal import AuthSettings
 from vmsh_scheduler.api.principal import problems as auth_problems
 from vmsh_scheduler.api.tokens import parse_service_tokens
@@ -15,6 +16,7 @@ SHORTEST_SIGNING_SECRET = 16
 OPEN = "without authentication: set SCHEDULER_AUTH_TOKENS, or api.allow_unauthenticated: true"
 
 _NAMES = {variable.name: variable.setting for variable in reversed(VARIABLES)}
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 _NAMED = re.compile("SCHEDULER_[A-Z0-9_]+")
 
 
@@ -33,6 +35,7 @@ def auth_settings(sections: Mapping[str, Any]) -> AuthSettings:
         discovery_ttl_ms=auth["oidc_ttl_ms"],
         http_timeout_ms=auth["http_timeout_ms"],
         allowed_kids=auth["allowed_kids"],
+        allowed_kids_file=auth["allowed_kids_file"],
         require_pinned_kid=auth["require_pinned_kid"],
         auth_reads=auth["reads"],
         legacy_claims=auth["legacy_claims"],
@@ -53,12 +56,15 @@ def is_loopback(host: str) -> bool:
 
 def judge(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
     """settings_file.Judge: all for which the API must not start, each with its variable or place; shows no value."""
-    for name, problem in (*_of_values(sections), *_of_access(sections, origins)):
+    for name, problem in (*_of_values(sections), *_of_access(sections, origins), *redis_settings.problems(sections)):
         yield f"{_place(name, origins)}: {problem}"
 
 
 def _of_values(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Setting and problem."""
+    for number, host in enumerate(sections["api.hosts"], 1):
+        if not _HOST.fullmatch(host):
+            yield "api.hosts", f"entry {number} is no host name: write it without scheme, port and *"
     if problem := _base_problem(sections["market.base"]):
         yield "market.base", problem
     for number, entry in enumerate(sections["callbacks.allow"], 1):

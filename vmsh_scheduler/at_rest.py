@@ -11,6 +11,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import ConfigError, SchedulerError
+from vmsh_scheduler.registered import registered_jobs
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
@@ -45,9 +46,10 @@ def is_at_rest(settings: Settings, jobs: JobSet, now: Millis) -> bool:
         with closing(directory):
             fcntl.flock(directory.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as StateLock does: nobody writes meanwhile
             opened = load(directory)
+            registered = registered_jobs(settings, directory) if settings.api_is_on else {}
     except (SchedulerError, OSError):
         return False
-    return _was_closed_well(opened, jobs) and _nothing_waits(jobs.jobs, opened.states, now)
+    return _was_closed_well(opened, jobs) and _nothing_waits({**registered, **jobs.jobs}, opened.states, now)
 
 
 def _was_closed_well(opened: Opened, jobs: JobSet) -> bool:

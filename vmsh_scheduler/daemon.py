@@ -9,14 +9,17 @@ import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
 from vmsh_scheduler.api.tcp_socket import Address, bind_tcp
-from vmsh_scheduler.app import App, Observers, open_app, open_logging
+from vmsh_scheduler.app import App, Facts, Observers
+from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.domain.secrets import secret_values
 from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Millis
 from vmsh_scheduler.errors import Busy, Exit, SchedulerError
+from vmsh_scheduler.facts import Alone
 from vmsh_scheduler.observe.log_events import LogObserver
 from vmsh_scheduler.observe.logs import FATAL, SERVER_STARTED, STARTING, LogHandler, say
 from vmsh_scheduler.observe.redact import Redactor
@@ -28,8 +31,11 @@ from vmsh_scheduler.sources.catalog import SettingsRequest
 from vmsh_scheduler.sources.child import Child, opened
 from vmsh_scheduler.sources.compiler import ChildCompiler
 from vmsh_scheduler.threads import start_threads
+from vmsh_scheduler.wiring import open_app, open_logging
 
 LOOK_EVERY_S = 1.0
+YOUNG = 5_000
+"""Objects made before they are searched for garbage: a run makes a hundred, and next to none in cycles."""
 EXTRA_STOP: Millis = 15 * SECOND
 STATE_FINDING = "state finding"
 API_STARTED = "api started"
@@ -66,12 +72,15 @@ class Daemon:
         signals = Signals(self._on_signal)
         signals.install(loop)
         settings = self.app.settings
+        self._read_pins()
         self._address = Address(settings.metrics_host, settings.metrics_port)
         self._socket = bind_tcp(self._address)
         self._api_socket = self._bound_api()
         try:
             await self.reloader.first()
+            await self.app.first_tick.await_it(self.app.engine.board)
             gc.freeze()  # modules and jobs stay: no search for garbage needs to go through them
+            gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
             gc.enable()
             await self._serve()
             return Exit.FAILED if self.hurried else Exit.OK
@@ -80,6 +89,13 @@ class Daemon:
             if self._api_socket is not None:
                 self._api_socket.close()
             signals.remove(loop)
+
+    def _read_pins(self) -> None:
+        """Raises ConfigError."""
+        if self.app.settings.api_is_on:
+            from vmsh_scheduler.pins import open_pins
+
+            self.app.pins = open_pins(self.app.settings, self.app.clock, self.app.observers)
 
     def _bound_api(self) -> socket.socket | None:
         """Taken before anything starts; None: the API is off. Raises Unavailable."""
@@ -93,7 +109,7 @@ class Daemon:
             raise
 
     async def _serve(self) -> None:
-        engine = asyncio.ensure_future(self.app.engine.run(self.stop))
+        engine = asyncio.ensure_future(self.app.work.run(self.stop))
         try:
             await self._started(engine)
             tasks = [engine, *map(asyncio.ensure_future, self._eternal())]
@@ -128,12 +144,16 @@ class Daemon:
         listener = await listen_metrics(self._address, AppProbes(self.app), sock=self._socket)
         self._listeners.append(listener)
         say(_LOG, logging.INFO, SERVER_STARTED, host=settings.metrics_host, port=listener.port)
-        if self._api_socket is not None and self.app.registry is not None:
+        if self._api_socket is not None:
             # beside the loop: 400 ms of imports must not be felt by a start that comes due
             door = await asyncio.to_thread(import_module, "vmsh_scheduler.door")
-            api = await door.open_door(self.app, self.app.registry, self._api_socket)
+            api = await door.open_door(self.app, self._facts(), self._api_socket)
             self._listeners.append(api)
             say(_LOG, logging.INFO, API_STARTED, host=settings.sections["api.host"], port=api.port)
+
+    def _facts(self) -> Facts:
+        cluster = self.app.cluster
+        return Alone(self.app) if cluster is None else cluster.facts
 
     async def _until_stopped(self, tasks: Sequence["asyncio.Future[None]"]) -> None:
         """A task that ends by itself is a defect or a fault: it stops the process loudly."""
@@ -191,8 +211,8 @@ class Daemon:
 
     def _feed_watchdog(self) -> None:
         """Only if the engine advanced: a live loop over a dead engine is no life."""
-        if self.notifier.active and self.app.engine.last_tick != self._fed:
-            self._fed = self.app.engine.last_tick
+        if self.notifier.active and self.app.work.last_tick != self._fed:
+            self._fed = self.app.work.last_tick
             self.notifier.watchdog()
             self.notifier.status(self._summary())
 
@@ -204,7 +224,7 @@ class Daemon:
             for namespace in namespaces.values():
                 counts[namespace["status"]] = counts.get(namespace["status"], 0) + 1
         states = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
-        return f"{body['status']}: namespaces {states}; {self.app.engine.running} running"
+        return f"{body['status']}: namespaces {states}; {self.app.work.running} running"
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
@@ -214,13 +234,13 @@ class Daemon:
         else:
             say(_LOG, logging.INFO, "stopping", signal=signal.Signals(number).name)
             self.stop.set()
-            self.app.engine.wake()
+            self.app.work.wake()
 
     def _hurry(self) -> None:
         if not self.hurried:
-            say(_LOG, logging.WARNING, "hurrying", running=self.app.engine.running)
+            say(_LOG, logging.WARNING, "hurrying", running=self.app.work.running)
         self.hurried = True
-        self.app.engine.hurry()
+        self.app.work.hurry()
 
     async def _reload_on_demand(self) -> None:
         """SIGHUPs that arrive together are one reload; at most one a second."""
@@ -237,20 +257,20 @@ class Daemon:
     async def _drain(self) -> None:
         """Start nothing more; wait for what runs, each by its own deadline and all by `drain`; then hurry."""
         self._draining = True
-        engine = self.app.engine
+        work = self.app.work
         limit = self.app.settings.drain_ms
-        self.notifier.stopping(f"waiting for {engine.running} runs")
-        if engine.running:
-            say(_LOG, logging.INFO, "draining", running=engine.running, runs=self._open_runs(), limit_ms=limit)
+        self.notifier.stopping(f"waiting for {work.running} runs")
+        if work.running:
+            say(_LOG, logging.INFO, "draining", running=work.running, runs=self._open_runs(), limit_ms=limit)
             self.notifier.extend_timeout(limit + EXTRA_STOP)
         began = self.app.clock.elapsed()
-        if not await engine.drain(limit):
+        if not await work.drain(limit):
             self.hurried = True
         took = self.app.clock.elapsed() - began
         say(_LOG, logging.INFO, "stopped", forced=self.hurried, drained_ms=took)
 
     def _open_runs(self) -> list[str]:
-        states = self.app.store.states.all().values()
+        states = self.app.states.all().values()
         return [f"{run.job_id} ({run.id})" for state in states for run in state.runs][:20]
 
     async def _close_listeners(self) -> None:
@@ -309,9 +329,19 @@ async def _main(
 ) -> Exit:
     observers = Observers(LogObserver(_LOG, handler.flush))
     start_threads()
+    settings = await _with_or_without_redis(settings)
     app = await open_app(settings, environ, observers, redactor, command="vmsh-scheduler run", waits=True)
     app.compiler = compiler
     compiler.in_force = lambda: app.engine.board.jobs
+    if app.shared is not None:
+        from vmsh_scheduler.cluster import open_cluster
+        from vmsh_scheduler.redis_settings import warnings
+        from vmsh_scheduler.stores.redis.store import RedisStore
+
+        assert isinstance(app.shared, RedisStore)  # noqa: S101  the one store that is shared
+        app.cluster = open_cluster(app, app.shared)
+        for warning in warnings(settings.sections):
+            observers(Trouble(app.clock.now(), "setting", {"why": warning}))
     say(_LOG, logging.INFO, STARTING, pid=os.getpid(), state=str(settings.state_path), fence=app.fence)
     for finding in (*app.store.opened.findings, *filter(None, (app.store.directory.doubt().text,))):
         say(_LOG, logging.WARNING, STATE_FINDING, finding=finding)
@@ -319,3 +349,21 @@ async def _main(
         return await Daemon(app, Notifier.from_environ(environ)).run()
     finally:
         await app.close()
+
+
+async def _with_or_without_redis(settings: Settings) -> Settings:
+    """What redis.on_down says, if it does not answer now: wait for it, go on alone until the next start, or end.
+    Raises Unavailable."""
+    rule = settings.sections.get("redis.on_down")
+    if not settings.sections.get("redis.url") or rule == "wait":
+        return settings
+    from vmsh_scheduler.redis_settings import options
+    from vmsh_scheduler.stores.redis.connect import answers
+
+    down = await answers(options(settings.sections))
+    if down is None:
+        return settings
+    if rule == "exit":
+        raise down
+    say(_LOG, logging.WARNING, "standalone", why=down.message)
+    return replace(settings, sections={**settings.sections, "redis.url": ""})

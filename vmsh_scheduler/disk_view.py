@@ -9,7 +9,8 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.domain.views import agents_view, job_view, next_view
-from vmsh_scheduler.errors import ConfigError
+from vmsh_scheduler.errors import ConfigError, StateUnreadable
+from vmsh_scheduler.registered import registered_jobs
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
@@ -32,10 +33,8 @@ class DiskView:
         self._problems: tuple[str, ...] = ()
         self.jobset = self._compile(environ)
         self._opened = _read(settings)
-
-    @property
-    def jobs(self) -> Mapping[str, Job]:
-        return self.jobset.jobs
+        self._remarks: tuple[str, ...] = ()
+        self.jobs: Mapping[str, Job] = {**self._registered(), **self.jobset.jobs}
 
     def valid_jobs(self) -> Mapping[str, Job]:
         """Raises ConfigError if there is a problem."""
@@ -53,7 +52,7 @@ class DiskView:
             "source": "no daemon is running (from disk)",
             "status": self._condition(),
             "config_hash": self.jobset.config_hash,
-            "findings": [*self._problems, *self.jobset.warnings, *self._opened.findings],
+            "findings": [*self._problems, *self.jobset.warnings, *self._remarks, *self._opened.findings],
             "fence": self._opened.fence,
             "agents": agents_view(rows),
             "jobs": rows,
@@ -91,6 +90,20 @@ class DiskView:
         except ConfigError as error:
             self._problems = error.problems
             return JobSet({}, "", ())
+
+    def _registered(self) -> Mapping[str, Job]:
+        """Over the API; while it is off they are not woken, and are no jobs."""
+        if not self._settings.state_path.parent.exists():
+            return {}
+        try:
+            found = registered_jobs(self._settings, open_directory(self._settings.state_path, create=False))
+        except StateUnreadable as error:
+            self._remarks = (f"registered agents are not shown: {error.message}",)
+            return {}
+        if found and not self._settings.api_is_on:
+            self._remarks = (f"{len(found)} agents were registered over the API, which is off here: not shown",)
+            return {}
+        return found
 
     def _condition(self) -> str:
         vitals = Vitals(

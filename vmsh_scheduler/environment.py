@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import quote
 
 
 class Variable(NamedTuple):
@@ -49,6 +50,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PORT", "api.port", "8790", "port of the API, which setting it turns on"),
     Variable("HOST", "api.host", "127.0.0.1", "address of the API; by itself it turns nothing on"),
     Variable("SCHEDULER_ALLOWED_ORIGINS", "api.origins", "*", "origins that browsers may call from, by commas"),
+    Variable("SCHEDULER_ALLOWED_HOSTS", "api.hosts", "none", "further names in Host on loopback, by commas"),
     Variable("SCHEDULER_INSTANCE_ID", "api.instance", "made at start", "name of this instance"),
     Variable("SCHEDULER_TICK_MS", "agents.tick_ms", "1000", "longest nap with agents in ms, 250 or more"),
     Variable("SCHEDULER_CYCLE_CONCURRENCY", "agents.concurrency", "4", "most cycles at the same time"),
@@ -76,6 +78,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SCHEDULER_OIDC_DISCOVERY_TTL_MS", "auth.oidc_ttl_ms", "300000", "age of the discovery in ms"),
     Variable("SCHEDULER_AUTH_HTTP_TIMEOUT_MS", "auth.http_timeout_ms", "5000", "per fetch of keys in ms, 500 or more"),
     Variable("SCHEDULER_JWKS_ALLOWED_KIDS", "auth.allowed_kids", "all", "only these keys count, by commas"),
+    Variable("SCHEDULER_JWKS_ALLOWED_KIDS_FILE", "auth.allowed_kids_file", "none", "file of them, one a line; watched"),
     Variable(
         "SCHEDULER_JWKS_REQUIRE_PINNED_KID", "auth.require_pinned_kid", "false", "true: foreign keys fetch nothing"
     ),
@@ -83,6 +86,59 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SCHEDULER_QUOTA_READ_MAX", "quota.read_max", "600", "reads per principal and window"),
     Variable("SCHEDULER_QUOTA_WRITE_MAX", "quota.write_max", "240", "writes per principal and window"),
     Variable("SCHEDULER_QUOTA_TICK_MAX", "quota.tick_max", "60", "ticks per principal and window"),
+    Variable("SCHEDULER_REDIS_URL", "redis.url", "none", "the Redis that instances share; it turns the API on"),
+    Variable("REDIS_URL", "redis.url", "none", "the same, if the API is on; SCHEDULER_REDIS_URL wins"),
+    Variable("REDIS_ADDR", "redis.url", "none", "host:port of it, if the API is on; REDIS_URL wins"),
+    Variable("REDIS_HOST", "redis.url", "none", "host of it, if the API is on; REDIS_ADDR wins"),
+    Variable("REDIS_PORT", "", "6379", "port beside REDIS_HOST"),
+    Variable("REDIS_PASSWORD", "", "none", "password beside REDIS_HOST"),
+    Variable("REDIS_DB", "", "0", "database beside REDIS_HOST"),
+    Variable("SCHEDULER_REDIS_PREFIX", "redis.prefix", "forgeos:scheduler", "what every key begins with"),
+    Variable("SCHEDULER_REDIS_PASSWORD_FILE", "redis.password_file", "none", "file of the password of Redis"),
+    Variable(
+        "SCHEDULER_REDIS_TLS_CA", "redis.tls_ca", "the system's", "file of the authorities to trust with rediss://"
+    ),
+    Variable(
+        "SCHEDULER_REDIS_CONNECT_TIMEOUT_MS", "redis.connect_timeout_ms", "2000", "to connect, in ms, 250 or more"
+    ),
+    Variable("SCHEDULER_REDIS_COMMAND_TIMEOUT_MS", "redis.command_timeout_ms", "1000", "per command in ms, 50 or more"),
+    Variable("SCHEDULER_REDIS_ON_DOWN", "redis.on_down", "wait", "without Redis at start: wait, standalone or exit"),
+    Variable("SCHEDULER_REDIS_AUTHORITATIVE_QUEUE", "redis.authoritative", "true", "false is refused"),
+    Variable("SCHEDULER_REDIS_RESET_EXEC_QUEUE_ON_BOOT", "redis.reset_on_boot", "false", "true is refused"),
+    Variable("SCHEDULER_LEADER_LOCK_TTL_MS", "redis.lock_ttl_ms", "5000", "life of the leader's lock in ms"),
+    Variable(
+        "SCHEDULER_LEADER_LOCK_RENEW_MS", "redis.lock_renew_ms", "a third of it", "how often it is renewed, in ms"
+    ),
+    Variable("SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS", "", "not used", "renewals are never put off"),
+    Variable(
+        "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MIN_MS",
+        "redis.backoff_min_ms",
+        "150",
+        "first wait for the lock in ms",
+    ),
+    Variable(
+        "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MAX_MS",
+        "redis.backoff_max_ms",
+        "2000",
+        "longest wait for the lock in ms",
+    ),
+    Variable("SCHEDULER_JOB_LEASE_TTL_MS", "redis.job_lease_ms", "15000", "lease of a due agent in ms, 1000 or more"),
+    Variable("SCHEDULER_MAX_DUE_CLAIMS_PER_TICK", "redis.max_claims", "2 per cycle", "most agents claimed at a time"),
+    Variable(
+        "SCHEDULER_REDIS_EXEC_LEASE_TTL_MS",
+        "redis.exec_lease_ms",
+        "30000 or longer",
+        "lease of a claimed run in ms, 2000 or more",
+    ),
+    Variable(
+        "SCHEDULER_REDIS_EXEC_REQUEUE_BATCH", "redis.requeue_batch", "4 per cycle", "most lost runs found at a time"
+    ),
+    Variable(
+        "SCHEDULER_CALLBACK_IDEMPOTENCY_TTL_MS",
+        "redis.dedupe_ttl_ms",
+        "86400000",
+        "how long a taken callback is remembered, in ms",
+    ),
     Variable("NO_COLOR", "", "unset", "any value: no colour"),
     Variable("VMSH_NO_COLOR", "", "unset", "the same, for this program alone"),
     Variable("TERM", "", "unset", "dumb: no colour"),
@@ -100,3 +156,19 @@ def value_of(variable: Variable, environ: Mapping[str, str]) -> str | None:
     """None: not set. Empty counts as not set; so does `tcp://...`, which Kubernetes sets for a service of that name."""
     value = environ.get(variable.name, "")
     return None if value == "" or value.startswith(_SERVICE_LINKS) else value
+
+
+REDIS_PARTS = frozenset({"REDIS_ADDR", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"})
+"""Of an address that `redis_url` puts together; every other variable is a whole value."""
+
+
+def redis_url(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Variable and URL: REDIS_ADDR, else REDIS_HOST with its port, password and database."""
+    given = {variable.name: value_of(variable, environ) or "" for variable in VARIABLES if variable.name in REDIS_PARTS}
+    if address := given["REDIS_ADDR"]:
+        return "REDIS_ADDR", address if "://" in address else f"redis://{address}"
+    if not (host := given["REDIS_HOST"]):
+        return None
+    login = f":{quote(given['REDIS_PASSWORD'], safe='')}@" if given["REDIS_PASSWORD"] else ""
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return "REDIS_HOST", f"redis://{login}{host}:{given['REDIS_PORT'] or 6379}/{given['REDIS_DB'] or 0}"

@@ -86,6 +86,18 @@ class Unavailable(SchedulerError):
     exit = Exit.UNAVAILABLE
 
 
+class StoreDown(Unavailable):
+    """The shared store does not answer, or not as it should; what was asked of it may have happened."""
+
+    code = "store_down"
+
+
+class NotLeading(StateWriteFailed):
+    """Another instance leads, or none: only the leader writes."""
+
+    code = "not_leading"
+
+
 class NotFound(SchedulerError):
     """No such job, run, batch or file."""
 

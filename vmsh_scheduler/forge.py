@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vmsh_scheduler.api.forge_routes import not_found
 from vmsh_scheduler.api.surface import Answer, Problem, Tally, Text
-from vmsh_scheduler.app import App
+from vmsh_scheduler.app import App, Facts
 from vmsh_scheduler.domain.agents import Refused
 from vmsh_scheduler.domain.events import Event, Ticked
 from vmsh_scheduler.errors import NotFound
@@ -26,13 +26,20 @@ class ForgeView:
     """Answers in the original's words; its meaning where ours differs is in docs/agents.md."""
 
     app: App
-    registry: Registry
+    facts: Facts
     market_: Market
     meters: ForgeMetrics
     tally: Tally
-    auth: Mapping[str, object]
+    auth: Callable[[], Mapping[str, object]]
+    """`auth` of /health, as it is now."""
     checks: Callable[[], Mapping[str, int]]
     """Counters of access control."""
+
+    @property
+    def registry(self) -> Registry:
+        """Another one with every term."""
+        assert self.app.registry is not None  # noqa: S101  there is one whenever the API is on
+        return self.app.registry
 
     async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Answer:
         try:
@@ -54,7 +61,8 @@ class ForgeView:
             raise self._configured() from configured
         return {"ok": True, "action": action, "key": key, "agent": record}
 
-    def agents(self, user: str | None) -> Answer:
+    async def agents(self, user: str | None) -> Answer:
+        await self.facts.fresh()
         return {"agents": self.registry.views(user), "ts": self._now()}
 
     async def tick(self) -> Answer:
@@ -67,6 +75,7 @@ class ForgeView:
 
         self.app.observers.observers.append(saw)
         try:
+            await self.app.first_tick.now(self.app.engine.board)
             self.app.engine.wake()
             async with asyncio.timeout(TICK_S):
                 await ticked
@@ -95,12 +104,12 @@ class ForgeView:
             "scheduler": {
                 "tickMs": self.app.settings.sections["agents.tick_ms"],
                 **self._load(),
-                "redisAuthoritativeQueue": False,
-                "redisQueue": None,
-                "leader": self._leader(),
+                "redisAuthoritativeQueue": self.facts.queue() is not None,
+                "redisQueue": self.facts.queue(),
+                "leader": self.facts.leader(),
             },
-            "auth": self.auth,
-            "redis": _NO_REDIS,
+            "auth": self.auth(),
+            "redis": self.facts.redis(),
             "agents": agents,
             "cache": dict(self.market_.view()),
             "ts": self._now(),
@@ -115,8 +124,8 @@ class ForgeView:
             "scheduler": {
                 **load,
                 "saturationProxyPct": round(100 * min(1.0, max(depth, running))),
-                "redisAuthoritativeQueue": False,
-                "redisExecQueue": None,
+                "redisAuthoritativeQueue": self.facts.queue() is not None,
+                "redisExecQueue": self.facts.queue(),
             },
             "callbacks": {
                 "successTotal": self.meters.count("callback_success_total"),
@@ -128,14 +137,17 @@ class ForgeView:
         }
 
     def metrics(self, accept: str) -> Text:
-        self.tally.counts.update(self.checks())
+        self.tally.counts.update({**self.checks(), **self.facts.counters()})
         body, content_type = self.meters.render(self.tally, self.gauges(), self.market_.counts())
         return Text(body, content_type)
 
     def watch(self, event: Event) -> None:
-        """Who still waits when a look at the agenda is over found no permit: saturated (forge-os section 12)."""
+        """Saturated: somebody still waits when a look at the agenda is over, and no permit is left (forge-os section
+        12). Who waits for a slow host alone is not a sign of it."""
         if isinstance(event, Ticked):
-            waiting = self.app.engine.board.waiting.values() if event.waiting else ()
+            engine = self.app.engine
+            full = event.waiting and engine.turnstile.running(POOL) >= self.app.settings.sections["agents.concurrency"]
+            waiting = engine.board.waiting.values() if full else ()
             self.meters.saturated(any(release.job.pool == POOL and not release.started for release in waiting))
 
     def gauges(self) -> dict[str, float]:
@@ -144,20 +156,13 @@ class ForgeView:
             "agents_registered": self._count(),
             "cycle_queue_depth": _number(load["queueDepth"]),
             "cycle_in_flight": _number(load["inFlight"]),
-            "redis_enabled": 0,
-            "redis_connected": 0,
-            "redis_authoritative_queue_enabled": 0,
-            "redis_exec_queue_ready_depth": 0,
-            "redis_exec_queue_processing_depth": 0,
-            "redis_exec_queue_inflight_depth": 0,
-            "leader_active": 1,
-            "leader_fence_token": self.app.fence,
+            **self.facts.gauges(),
             "uptime_seconds": (self._now() - self.app.started_at) / 1000,
         }
 
     def _load(self, *names: str) -> dict[str, object]:
         sections = self.app.settings.sections
-        waiting, running = self.app.engine.load(POOL)
+        waiting, running = self.facts.load()
         capacity, concurrency = sections["agents.queue"], sections["agents.concurrency"]
         full = waiting >= SATURATED * capacity or (running >= concurrency and waiting > 0)
         every: dict[str, object] = {
@@ -173,17 +178,6 @@ class ForgeView:
         load = self._load(of, whole)
         return _number(load[of]) / max(1.0, _number(load[whole]))
 
-    def _leader(self) -> dict[str, object]:
-        return {
-            "instanceId": self.app.cycles.instance,
-            "active": True,
-            "lastRenewedAt": None,
-            "nextRenewAt": None,
-            "lockTtlMs": None,
-            "fenceToken": self.app.fence,
-            "acquireBackoffUntil": None,
-        }
-
     def _configured(self) -> Problem:
         settings = self.app.settings
         return Problem(403, "agent_is_configured", file=display(settings.agents_path, settings.cwd))
@@ -193,17 +187,6 @@ class ForgeView:
 
     def _now(self) -> int:
         return self.app.clock.now()
-
-
-_NO_REDIS: Mapping[str, object] = {
-    "enabled": False,
-    "connected": False,
-    "keyPrefix": "forgeos:scheduler",
-    "loadedAgents": 0,
-    "lastError": None,
-    "execQueueRecoveredOnBootTotal": 0,
-    "execQueueResetOnBootTotal": 0,
-}
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from logging import getLogger
 
 from vmsh_scheduler.api.operations import Json
-from vmsh_scheduler.app import App, Compiler, Observers, compile_here, open_app, open_logging
+from vmsh_scheduler.app import App, Compiler, Observers, compile_here
 from vmsh_scheduler.at_rest import TickReport
 from vmsh_scheduler.domain.events import Finished
 from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.domain.secrets import secret_values
-from vmsh_scheduler.errors import StateWriteFailed
+from vmsh_scheduler.errors import StateWriteFailed, Unavailable
 from vmsh_scheduler.observe.log_events import LogObserver
 from vmsh_scheduler.observe.logs import LOGGER
 from vmsh_scheduler.observe.redact import Redactor
@@ -23,6 +23,7 @@ from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.signals import Signals
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import Reading
+from vmsh_scheduler.wiring import open_app, open_logging
 
 
 def tick(settings: Settings, environ: Mapping[str, str], jobs: JobSet | None = None) -> TickReport:
@@ -30,6 +31,7 @@ def tick(settings: Settings, environ: Mapping[str, str], jobs: JobSet | None = N
     StateWriteFailed when something could not be written down: the next start finds what is open.
 
     `jobs`: what the files gave a moment ago; taken if they are still the same."""
+    refuse_shared(settings)
     redactor = Redactor(secret_values(environ))
     handler = open_logging(settings, environ, redactor)
     try:
@@ -91,6 +93,7 @@ def change(
     operation: Callable[[AppOperations], Awaitable[Json]],
 ) -> Json:
     """Do `operation` on the state on disk, under its lock; nothing is started, and no run that goes on is touched."""
+    refuse_shared(settings)
 
     async def work() -> Json:
         app = await open_app(settings, environ, Observers(), redactor, command="vmsh-scheduler")
@@ -102,3 +105,9 @@ def change(
             await app.close()
 
     return asyncio.run(work())
+
+
+def refuse_shared(settings: Settings) -> None:
+    """Raises Unavailable where the state is not on this disk."""
+    if settings.sections.get("redis.url"):
+        raise Unavailable("the state is in Redis and no daemon runs here", hint="start one, or ask another")

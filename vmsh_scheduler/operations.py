@@ -10,6 +10,7 @@ from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.health import Health
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.domain.views import agents_view, job_view, next_view
+from vmsh_scheduler.engine.board import Board
 from vmsh_scheduler.observe.metrics import Extra
 from vmsh_scheduler.reload import Reloader
 
@@ -30,12 +31,12 @@ class AppProbes:
         app = self._app
         writes, seconds = app.store.states.writes
         extra = Extra(
-            last_tick=app.engine.last_tick or None,
-            config_valid=not app.config.problems,
+            last_tick=app.work.last_tick or None,
+            config_valid=not app.problems,
             state_writes=writes,
             state_write_seconds=seconds,
         )
-        taken = app.metrics.take(app.engine.board.jobs.values(), app.store.states.all(), app.clock.now(), extra)
+        taken = app.metrics.take(app.engine.board.jobs.values(), app.states.all(), app.clock.now(), extra)
         return await asyncio.to_thread(app.metrics.render, taken, accept)
 
 
@@ -45,10 +46,14 @@ class AppOperations:
     def __init__(self, app: App, reloader: Reloader) -> None:
         self._app = app
         self._reloader = reloader
-        self._board = app.engine.board
         self.agents = AgentOperations(app)
 
-    def status(self) -> Json:
+    @property
+    def _board(self) -> Board:
+        return self._app.engine.board
+
+    async def status(self) -> Json:
+        await self._fresh()
         now = self._app.clock.now()
         rows = [
             job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
@@ -62,24 +67,33 @@ class AppOperations:
             "findings": self._findings(),
             "fence": self._app.fence,
             "agents": agents_view(rows),
+            **({} if self._app.cluster is None else {"cluster": self._app.cluster.details()}),
             "jobs": rows,
         }
 
     def health(self) -> Json:
         body = dict(self._app.health().body)
-        return {**body, "findings": self._findings(), "problems": list(self._app.config.problems)}
+        return {**body, "findings": self._findings(), "problems": list(self._app.problems)}
 
-    def next(self, job: str, limit: int) -> Json:
+    async def next(self, job: str, limit: int) -> Json:
+        await self._fresh()
         jobs = {job: find_job(self._board.jobs, job)} if job else self._board.jobs
         now = self._app.clock.now()
         return {"now": now, "slots": next_view(jobs, {id: self._board.state(id) for id in jobs}, now, limit)}
 
-    def why(self, job: str, at: Millis | None) -> Json:
+    async def why(self, job: str, at: Millis | None) -> Json:
+        await self._fresh()
         found, now = find_job(self._board.jobs, job), self._app.clock.now()
-        return {"now": now, **explain(found, self._board.state(job), now, at, self._app.store.journal)}
+        state = self._board.state(job)
+        return {"now": now, **await asyncio.to_thread(explain, found, state, now, at, self._app.journal)}
 
-    def history(self, query: HistoryQuery) -> Json:
-        return history(self._board.jobs, self._app.store.journal, query)
+    async def history(self, query: HistoryQuery) -> Json:
+        """The journal may be far away: nothing waits for it but who asked."""
+        return await asyncio.to_thread(history, dict(self._board.jobs), self._app.journal, query)
+
+    async def _fresh(self) -> None:
+        if self._app.cluster is not None:
+            await self._app.cluster.facts.fresh()
 
     async def trigger(self, job: str, *, by: str) -> Json:
         return {"job": job, "slot": await self._app.control.fire(job, by=by)}
@@ -105,4 +119,4 @@ class AppOperations:
 
     def _findings(self) -> list[str]:
         off = () if self._app.settings.anchor_write_enabled else ("ANCHOR_WRITE_ENABLED is 0: nothing is anchored",)
-        return [*self._app.config.problems, *off, *self._app.config.warnings, *self._app.store.troubles()]
+        return [*self._app.problems, *off, *self._app.config.warnings, *self._app.store.troubles()]

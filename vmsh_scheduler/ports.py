@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from vmsh_scheduler.domain.action import Action
@@ -93,7 +94,8 @@ class States(Protocol):
 
     async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         """`get` shows the new states before this first yields to the loop; it returns with the acknowledgement
-        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel).
+        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel, with `soon` together
+        with the others of this turn of the loop).
 
         Raises StateWriteFailed: nothing of it may be acknowledged, `get` shows the last acknowledged states again,
         and every change applied after it fails too."""
@@ -193,6 +195,119 @@ class Leases(Protocol):
     async def renew(self, lease: Lease) -> bool: ...
 
     async def release(self, lease: Lease) -> None: ...
+
+
+class Counters(Protocol):
+    """Attempts by key in fixed windows, shared by whoever shares the store."""
+
+    async def hit(self, key: str, window: int, length: Millis) -> int:
+        """Attempts in this window so far, this one included. Raises StoreDown."""
+        ...
+
+
+class Known(Enum):
+    """What is known of an idempotency key that is about to be sent."""
+
+    NEW = "new"
+    DONE = "done"
+    BUSY = "busy"
+
+
+class Dedupe(Protocol):
+    """Life of an idempotency key: leased while it is sent, done once it was taken (forge-os section 8)."""
+
+    async def begin(self, key: str, owner: str) -> Known:
+        """NEW: the key is leased to `owner`. Raises StoreDown: the receiver has to tell."""
+        ...
+
+    async def done(self, key: str, owner: str) -> None: ...
+
+    async def failed(self, key: str, owner: str) -> None:
+        """The lease ends, if it still is `owner`'s."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run that any instance with a free permit may carry out."""
+
+    id: str
+    """The run's."""
+    pool: str
+    owner: str
+    """Key of the agent, "" for none."""
+    body: Mapping[str, object]
+    """JSON: what a worker needs to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that is this worker's until `until`, a time of Clock.elapsed() taken before it was asked for."""
+
+    task: Task
+    until: Millis
+    fence: int
+    """The newest that was ever given, so at least the task's own."""
+    token: str = ""
+    """Tells this claim from every other claim of the same task."""
+
+
+class Place(Enum):
+    """Where a task is."""
+
+    READY = "ready"
+    CLAIMED = "claimed"
+    ENDED = "ended"
+    LOST = "lost"
+    """Claimed once, and its lease ran out."""
+    ABSENT = "absent"
+
+
+class Dispatch(Protocol):
+    """Runs on their way from the leader to a worker and back. Whatever fails raises StoreDown or NotLeading, and may
+    have happened all the same: every step can be asked for again."""
+
+    async def push(self, tasks: Sequence[Task]) -> None:
+        """Ready, in this order. Leader only."""
+        ...
+
+    async def claim(self, pool: str, limit: int, lease: Millis) -> Sequence[Claim]: ...
+
+    async def extend(self, claims: Sequence[Claim], lease: Millis) -> Mapping[str, Millis]:
+        """Their new `until` by task id; one that is missing is this worker's no longer."""
+        ...
+
+    async def finish(self, claim: Claim, outcome: Mapping[str, object]) -> bool:
+        """The outcome waits for the leader. False: the task is this worker's no longer, nothing is kept."""
+        ...
+
+    async def ended(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
+        """Outcomes of those that ended; they stay until the settled state replaces them."""
+        ...
+
+    async def lost(self) -> Sequence[str]:
+        """Take out the tasks whose lease ran out; `ended` says of them, too, that nobody saw the end. Leader only."""
+        ...
+
+    async def places(self, ids: Sequence[str]) -> Mapping[str, Place]: ...
+
+    async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
+        """Take out those that nobody has claimed; returns them. Leader only.
+
+        All but the claimed end with code `resources`, so that a push that comes late changes nothing."""
+        ...
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Their outcomes may go: no settled state replaces them. Leader only."""
+        ...
+
+    async def outcomes(self) -> Sequence[str]:
+        """Ids of all that ended and were neither settled nor forgotten."""
+        ...
+
+    async def depths(self, pool: str) -> tuple[int, int]:
+        """How many are ready, and how many claimed."""
+        ...
 
 
 ActionKind = type[Action]

@@ -1,7 +1,7 @@
 """Agents that were registered over the API: documents in the store, jobs in the engine, one change at a time."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain import agents
@@ -43,10 +43,14 @@ class Registry:
 
     def __init__(self, specs: Specs, engine: Engine, rules: Rules) -> None:
         self.changing = asyncio.Lock()
+        self.recall: Callable[[Sequence[str]], None] = lambda runs: None
+        """Told of runs that need not be started any more; only runs that nobody has begun can be."""
         self._specs = specs
         self._engine = engine
         self._board = engine.board
         self._rules = rules
+        self._stored_count = len(specs.all(KIND))
+        """Counted here, because asking for all of them at each registration would be felt with thousands."""
 
     def close(self) -> None:
         """After the last change returned."""
@@ -66,7 +70,7 @@ class Registry:
                 raise Refused("callback_url_invalid")
             self._refuse_configured(agent.job_id)
             known = self._specs.get(KIND, agent.job_id)
-            if known is None and len(self._specs.all(KIND)) >= self._rules.most:
+            if known is None and self._stored_count >= self._rules.most:
                 raise Refused("max_agents_reached")
             if known is not None:
                 agent = replace(agent, created_at=known.created_at)
@@ -90,21 +94,37 @@ class Registry:
                 raise NotFound(f"{user}:{id}")
             agent = agents.stored(spec.document)
             note = Note(action, now, job_id, {"by": by})
+            runs = [run.id for run in self._stored(job_id).runs]
             if action == "remove":
                 await self._remove(job_id, note)
+                self.recall(runs)
                 return agent.key, None
             agent = agents.changed(agent, action, now)
             state = self._stored(job_id)
             await self._store(agent, spec, by)
             job = registered_job(agent, self._rules.timeout)
             await self._put(job, agents.resumed(state, now) if action == "resume" else state, note)
+            if action == "pause":
+                self.recall(runs)
             return agent.key, self._record(agent)
 
     def views(self, user: str | None) -> list[View]:
         """Of one user's agents, or of everybody's: files' first, then in the order of their registration."""
-        found = (self._agent(job) for job in self._board.jobs.values() if _is_agent(job))
-        shown = [agent for agent in found if user is None or agent.user == user]
-        return [agents.view(agent, self._board.state(agent.job_id), pending=self._waits(agent)) for agent in shown]
+        board, every = self._board, (job for job in self._board.jobs.values() if _is_agent(job))
+        shown = (job for job in every if user is None or job.labels["user"] == user)
+        return [agents.view(self._agent(job), board.state(job.id), pending=job.id in board.waiting) for job in shown]
+
+    def shown(self, job_id: str, state: JobState | None) -> tuple[str, View | None] | None:
+        """An agent's key and record as the original keeps them, no record if it is gone; None for other jobs."""
+        named = agents.named(job_id)
+        if named is None:
+            return None
+        key, job = ":".join(named), self._board.jobs.get(job_id)
+        if state is None or job is None:
+            return key, None
+        spec = self._specs.get(KIND, job_id) if job.origin is Origin.API else None
+        agent = _of_file(job, state) if spec is None else agents.stored(spec.document)
+        return key, agents.record(agent, state, pending=False)
 
     def counts(self) -> dict[str, int]:
         every = [job for job in self._board.jobs.values() if _is_agent(job)]
@@ -135,6 +155,7 @@ class Registry:
         spec = Spec(KIND, agent.job_id, agent.document(), version, agent.created_at, agent.updated_at, by[:120])
         if not await self._specs.save(spec):
             raise StateWriteFailed(f"{agent.key} was changed by somebody else meanwhile", hint="try again")
+        self._stored_count += known is None
 
     async def _put(self, job: Job, state: JobState, note: Note) -> None:
         if not await self._engine.put(job, state, note):
@@ -143,7 +164,7 @@ class Registry:
     async def _remove(self, job_id: str, note: Note) -> None:
         if not await self._engine.drop(job_id, note):
             raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
-        await self._specs.delete(KIND, job_id)
+        self._stored_count -= await self._specs.delete(KIND, job_id)
 
 
 def _is_agent(job: Job) -> bool:

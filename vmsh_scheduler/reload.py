@@ -47,6 +47,8 @@ class Reloader:
                 await self._noticed(await self._look())
             except ConfigError as error:
                 self._refuse(error)
+            if self._app.pins is not None:
+                await self._app.pins.poll()
 
     async def _look(self) -> Reading | Unreadable | Unstable | None:
         """Files that changed are read beside the loop: ten megabytes take longer than a slot may wait."""
@@ -70,10 +72,13 @@ class Reloader:
         """Read at once and believe it; raises ConfigError with every problem if it is refused."""
         async with self._lock:
             try:
-                return await self._take(await asyncio.to_thread(self._app.watch.read_now), sure=True)
+                jobs = await self._take(await asyncio.to_thread(self._app.watch.read_now), sure=True)
             except ConfigError as error:
                 self._refuse(error)
                 raise
+            if self._app.pins is not None:
+                await self._app.pins.now()
+            return jobs
 
     async def _take(self, reading: Reading, *, sure: bool) -> JobSet:
         jobs = await self._app.compile(reading)

@@ -157,6 +157,24 @@ def agent_list(view: Json) -> RenderableType:
     return made
 
 
+def shared(view: Json) -> RenderableType:
+    """What `redis check` shows."""
+    leader = view["leader"]
+    queues = ", ".join(f"{name} {row['ready']} ready {row['running']} running" for name, row in view["queues"].items())
+    head = (
+        f"Redis {view['version']} at {view['address']}, prefix {view['prefix']}",
+        f"leader: {leader['instance'] if leader else 'none'}, fence {view['fence']}",
+        f"{view['jobs']} jobs, {view['agents']} registered agents; {queues}",
+    )
+    made = table("", "instance", "host", "version", "leads", "running", "permits", "config")
+    for row in view["instances"]:
+        permits = ", ".join(f"{pool or 'commands'} {count}" for pool, count in row["permits"].items())
+        leads = "yes" if row["fence"] else "-"
+        _row(made, row["id"], row["host"], row["version"], leads, str(row["running"]), permits, row["config"][:12])
+    notes = [Text(printable(line), style="yellow") for line in view["findings"]]
+    return Group(*(Text(printable(line)) for line in head), *notes, made)
+
+
 def _remark(job: Json) -> str:
     """Why it stands still, else what went wrong last."""
     if job["condition"] in ("held", "paused", "off"):

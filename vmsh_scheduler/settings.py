@@ -10,7 +10,7 @@ from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.environment import VARIABLES, value_of
 from vmsh_scheduler.sources.config_files import Watched
 
-SECRETS = frozenset({"auth.tokens", "auth.service_tokens", "auth.jwt_hs256_secret", "callbacks.secret"})
+SECRETS = frozenset({"auth.tokens", "auth.service_tokens", "auth.jwt_hs256_secret", "callbacks.secret", "redis.url"})
 """Never shown."""
 PATHS = frozenset({"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"})
 _LAYOUT = ("config/namespaces.yaml", "state/scheduler.json")
@@ -65,7 +65,8 @@ class Settings:
     def api_is_on(self) -> bool:
         """As soon as anything of it is configured, if only an empty `api:` (decision 27)."""
         return any(
-            origin != "default" for name, origin in self.origins.items() if name.partition(".")[0] in _API_SECTIONS
+            origin != "default" and (section in _API_SECTIONS or _is_of_forge(section, origin))
+            for section, origin in ((name.partition(".")[0], origin) for name, origin in self.origins.items())
         )
 
     @property
@@ -97,6 +98,11 @@ class Settings:
         if name in SECRETS:
             return "(set, not shown)" if value else _json(value)
         return self.as_written.get(name, _json(value))
+
+
+def _is_of_forge(section: str, origin: str) -> bool:
+    """Redis alone is no API, but who names it as the Forge.OS scheduler does means that."""
+    return section == "redis" and origin.startswith("env SCHEDULER_")
 
 
 def _json(value: object) -> object:

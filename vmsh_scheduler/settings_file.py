@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from vmsh_scheduler.domain.trigger import DAY, SECOND, Millis
-from vmsh_scheduler.environment import VARIABLES, value_of
+from vmsh_scheduler.environment import REDIS_PARTS, VARIABLES, redis_url, value_of
 from vmsh_scheduler.errors import ConfigError, Usage
 from vmsh_scheduler.settings import PATHS, SECRETS, Judge, Settings, display, full_name, locate, no_judge
 from vmsh_scheduler.settings_sections import (
@@ -24,6 +24,7 @@ from vmsh_scheduler.settings_sections import (
     CallbacksSection,
     MarketSection,
     QuotaSection,
+    RedisSection,
 )
 from vmsh_scheduler.sources.check import validate
 from vmsh_scheduler.sources.config_files import Watched, look
@@ -98,6 +99,7 @@ class SettingsFile(BaseModel):
     market: MarketSection = Field(default_factory=MarketSection, description="Where the market snapshot comes from.")
     auth: AuthSection = Field(default_factory=AuthSection, description="Who may use the API.")
     quota: QuotaSection = Field(default_factory=QuotaSection, description="How often.")
+    redis: RedisSection = Field(default_factory=RedisSection, description="What several instances share.")
 
 
 def load_settings(
@@ -139,10 +141,10 @@ class _Layers:
     def take_environment(self, environ: Mapping[str, str]) -> None:
         for variable in VARIABLES:
             text = value_of(variable, environ)
-            if variable.setting and text is not None:
+            if variable.setting and text is not None and variable.name not in REDIS_PARTS:
                 self._take(variable.setting, _typed(variable.setting, text), f"env {variable.name}")
-        if environ.get("SCHEDULER_REDIS_URL"):  # ignored, two instances would both wake every agent
-            self.problems.append("SCHEDULER_REDIS_URL: there is no Redis mode yet; unset it, and run one instance")
+        if (found := redis_url(environ)) is not None:
+            self._take("redis.url", found[1], f"env {found[0]}")
 
     def take_file(self, path: Path, environ: Mapping[str, str]) -> None:
         """A file that nobody named may be absent; comments alone are an empty one."""
@@ -168,6 +170,7 @@ class _Layers:
     def checked(self) -> dict[str, Any]:
         """The values by their fields' rules, defaults filled in; raises ConfigError with all problems."""
         self._forget_a_lonely_host()
+        self._forget_a_redis_of_others()
         try:
             checked = dict(SettingsFile.model_validate(self._nested()))
         except ValidationError as error:
@@ -185,9 +188,21 @@ class _Layers:
 
     def _forget_a_lonely_host(self) -> None:
         """HOST is the machine's name in many environments: by itself it asks for no API (ADR 12)."""
-        of_api = [name for name in self.origins if name.partition(".")[0] in SECTIONS]
+        of_api = [name for name in self._of_sections() if not self._is_generic(name)]
         if of_api == ["api.host"] and self.origins["api.host"] == "env HOST":
             del self.values["api.host"], self.origins["api.host"]
+
+    def _forget_a_redis_of_others(self) -> None:
+        """REDIS_URL and its like are set for many programs: they mean us only if something else does (decision 27)."""
+        if all(self._is_generic(name) for name in self._of_sections()):
+            self.values.pop("redis.url", None)
+            self.origins.pop("redis.url", None)
+
+    def _of_sections(self) -> list[str]:
+        return [name for name in self.origins if name.partition(".")[0] in SECTIONS]
+
+    def _is_generic(self, name: str) -> bool:
+        return name == "redis.url" and self.origins[name].startswith("env REDIS_")
 
     def _nested(self) -> dict[str, Any]:
         """As in the file."""

@@ -1,6 +1,7 @@
 """The sections of scheduler.yaml that the API brings: who may ask what, agents, callbacks, the market."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +26,9 @@ class ApiSection(Section):
     )
     origins: tuple[str, ...] = Field(
         default=("*",), max_length=100, description="Origins that browsers may call from (CORS)."
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(), max_length=100, description="Further names in Host that are answered on a loopback address."
     )
     instance: str = Field(default="", max_length=120, description="Name of this instance; default: made at start.")
 
@@ -91,6 +95,9 @@ class AuthSection(Section):
     oidc_ttl_ms: Millis = Field(default=300_000, le=DAY, description="Age of the discovery, ms; 1000 or more.")
     http_timeout_ms: Millis = Field(default=5_000, le=HOUR, description="Per fetch of keys, ms; 500 or more.")
     allowed_kids: tuple[str, ...] = Field(default=(), max_length=1_000, description="Only these keys count.")
+    allowed_kids_file: str = Field(
+        default="", max_length=LONGEST, description="File of the keys that count, one kid a line; watched."
+    )
     require_pinned_kid: bool = Field(default=False, description="Foreign keys are refused before anything is fetched.")
     legacy_claims: bool = Field(default=False, description="Take tokens without exp and sub, as the original did.")
 
@@ -104,6 +111,56 @@ class QuotaSection(Section):
     tick_max: int = Field(default=60, le=1_000_000_000, description="Ticks per window.")
 
 
+class RedisSection(Section):
+    """The store that instances share; without a URL there is none."""
+
+    url: str = Field(
+        default="",
+        max_length=LONGEST,
+        repr=False,
+        description="redis://, rediss://, unix:// or redis+sentinel:// URL; better from the environment.",
+    )
+    prefix: str = Field(
+        default="forgeos:scheduler",
+        pattern=r"^[^\s*?]{1,200}$",
+        description="What every key begins with; on a Redis Cluster with a hash tag, such as {vmsh}.",
+    )
+    password_file: str = Field(
+        default="", max_length=LONGEST, description="File of the password; read when it connects."
+    )
+    tls_ca: str = Field(default="", max_length=LONGEST, description="File of the authorities to trust with rediss://.")
+    tls_cert: str = Field(default="", max_length=LONGEST, description="File of our own certificate.")
+    tls_key: str = Field(default="", max_length=LONGEST, description="File of its key.")
+    connect_timeout_ms: Millis = Field(default=2_000, le=HOUR, description="To connect, ms; 250 or more.")
+    command_timeout_ms: Millis = Field(default=1_000, le=HOUR, description="Per command, ms; 50 or more.")
+    on_down: Literal["wait", "standalone", "exit"] = Field(
+        default="wait", description="Without Redis at start: wait for it, go on alone in memory, or exit."
+    )
+    authoritative: bool = Field(default=True, description="false is refused: every instance would wake every agent.")
+    reset_on_boot: bool = Field(
+        default=False, description="true is refused: a queue that others work on is not emptied."
+    )
+    lock_ttl_ms: Millis = Field(default=5_000, le=HOUR, description="Life of the leader's lock, ms; 1000 or more.")
+    lock_renew_ms: Millis = Field(
+        default=0, ge=0, le=HOUR, description="How often it is renewed, ms; 0 = a third of its life, which is the most."
+    )
+    backoff_min_ms: Millis = Field(default=150, le=HOUR, description="First wait for the lock, ms; 50 or more.")
+    backoff_max_ms: Millis = Field(default=2_000, le=HOUR, description="Longest wait for the lock, ms; 50 or more.")
+    job_lease_ms: Millis = Field(default=15_000, le=DAY, description="Lease of a due agent, ms; 1000 or more.")
+    exec_lease_ms: Millis = Field(
+        default=0, ge=0, le=DAY, description="Lease of a claimed run, ms; 0 = 30000, or longer where callbacks may be."
+    )
+    requeue_batch: int = Field(
+        default=0, ge=0, le=100_000, description="Most lost runs found at a time; 0 = 4 per cycle at once."
+    )
+    max_claims: int = Field(
+        default=0, ge=0, le=100_000, description="Most agents claimed at a time; 0 = 2 per cycle at once."
+    )
+    dedupe_ttl_ms: Millis = Field(
+        default=DAY, le=30 * DAY, description="How long a taken callback is remembered, ms; 1000 or more."
+    )
+
+
 SECTIONS: dict[str, type[Section]] = {
     "api": ApiSection,
     "agents": AgentsSection,
@@ -111,6 +168,7 @@ SECTIONS: dict[str, type[Section]] = {
     "market": MarketSection,
     "auth": AuthSection,
     "quota": QuotaSection,
+    "redis": RedisSection,
 }
 
 FLOORS: Mapping[str, int] = {
@@ -129,6 +187,13 @@ FLOORS: Mapping[str, int] = {
     "quota.read_max": 1,
     "quota.write_max": 1,
     "quota.tick_max": 1,
+    "redis.connect_timeout_ms": 250,
+    "redis.command_timeout_ms": 50,
+    "redis.lock_ttl_ms": 1_000,
+    "redis.backoff_min_ms": 50,
+    "redis.backoff_max_ms": 50,
+    "redis.job_lease_ms": 1_000,
+    "redis.dedupe_ttl_ms": 1_000,
 }
 """Smaller numbers are raised to these, not refused (forge-os section 1). Beside the models: validators of each field
 would be felt at start."""

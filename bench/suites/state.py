@@ -17,12 +17,12 @@ from bench.report import Row, Values
 from bench.stamps import read
 from bench.workload import cyclic
 from vmsh_scheduler.clock import SystemClock
-from vmsh_scheduler.domain.codec import state_to_json
 from vmsh_scheduler.domain.run import Cause, Execution, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local.disk import Disk
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
+from vmsh_scheduler.stores.local.text import state_text
 
 RUNS_PER_S = 450
 CHANGES = 300
@@ -140,7 +140,7 @@ async def _stall(store: LocalStore) -> float:
 def _dump(lab: Lab, jobs: int) -> Values:
     """What anybody would write: the same states as one document, a new file, sync, rename, sync of the directory."""
     site, _ = lab.site()
-    fast = state_to_json(_state(SystemClock().now()))
+    fast = json.loads(state_text(_state(SystemClock().now())))
     state = {f"bench:n{i}": {"last": {"fast": i}, "backoff": 0, "cadences": {"fast": fast}} for i in range(jobs)}
     times = []
     for _ in range(5):

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ PATIENCE_S = 20.0
 HOST = "Host: localhost\r\n"
 GOOD = f"GET /v1/agents HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n".encode()
 CROWD = 600
+HUNG_UP = b"hung up"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,39 @@ def test_d3_a_body_of_100_megabytes_is_413(api: Forge, chunked: bool) -> None:
     assert reply.status == 413
     assert mannered(reply)
     assert rss_kb(api.daemon.pid) - before < 16 << 10
+
+
+def test_slow_heads_and_bodies_are_ended(api: Forge) -> None:
+    """A byte now and then never makes a socket idle: what counts is the time for all of it, 5 to 10 s."""
+    post = f"POST /v1/agents/register HTTP/1.1\r\n{HOST}Content-Length: 1000\r\n\r\n".encode()
+    slow = {name: socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE_S) for name in ("head", "body")}
+    slow["head"].sendall(f"GET /health HTTP/1.1\r\n{HOST}X-Slow: ".encode())
+    slow["body"].sendall(post)
+    began, ended = time.monotonic(), {}
+    try:
+        while len(ended) < len(slow) and time.monotonic() < began + PATIENCE_S:
+            for name in slow.keys() - ended.keys():
+                if got := _drip(slow[name]):
+                    ended[name] = time.monotonic() - began, got
+            assert api.get("/health")["ok"] is True
+    finally:
+        for sock in slow.values():
+            sock.close()
+    assert {name: 4 < seconds < 13 for name, (seconds, _) in ended.items()} == {"head": True, "body": True}, ended
+    assert Reply(ended["body"][1]).status == 408
+    assert ended["head"][1] == HUNG_UP
+
+
+def _drip(sock: socket.socket) -> bytes:
+    """Another byte, and what came back within half a second."""
+    try:
+        sock.sendall(b"x")
+        sock.settimeout(0.5)
+        return sock.recv(65536) or HUNG_UP
+    except TimeoutError:
+        return b""
+    except ConnectionError:
+        return HUNG_UP
 
 
 def test_a_client_that_asks_before_it_sends_is_told_to_go_on(api: Forge) -> None:

@@ -98,6 +98,20 @@ def test_d7_a_failed_cycle_is_tried_again_under_its_key(api: Forge, consumer: St
     assert seen["lastDispatch"]["error"].startswith("callback_500")
 
 
+def test_t4c_a_slow_host_leaves_permits_to_the_others(api: Forge, consumer: Stub) -> None:
+    """ADR 13, with the default of four."""
+    gate = consumer.hold("/slow")
+    with stub() as quick:
+        api.register(id="quick0", cycleIntervalMs=60_000, callbackUrl=quick.url)
+        for n in range(8):
+            api.register(id=f"slow{n}", cycleIntervalMs=60_000, callbackUrl=f"{consumer.url}/slow")
+        for n in range(1, 20):
+            api.register(id=f"quick{n}", cycleIntervalMs=60_000, callbackUrl=quick.url)
+        until(lambda: len(quick.received) == 20, "twenty that wait for nobody")
+        assert len(consumer.at("/slow")) == 3
+        gate.set()
+
+
 def test_pause_resume_remove(api: Forge, consumer: Stub) -> None:
     api.register(id="gamma", cycleIntervalMs=1_000, callbackUrl=consumer.url)
     until(lambda: consumer.received, "a cycle")
@@ -116,11 +130,11 @@ def test_pause_resume_remove(api: Forge, consumer: Stub) -> None:
 
 def test_agents_outlive_the_daemon(place: Place, api: Forge, upstream: Stub, consumer: Stub) -> None:
     api.register(id="delta", cycleIntervalMs=1_000, callbackUrl=consumer.url)
-    until(lambda: consumer.received, "a cycle")
+    until(lambda: api.agent("delta")["lastCycleAt"], "a cycle that is recorded")
     api.daemon.kill()
     count = len(consumer.received)
     again = forge(place, upstream)
-    assert again.agent("delta")["lastCycleAt"] > 0
+    until(lambda: again.agent("delta")["lastCycleAt"], "a cycle that is known to have ended")
     until(lambda: len(consumer.received) > count, "a cycle after the restart")
     keys = [each.headers["X-ForgeOS-Idempotency-Key"] for each in consumer.received]
     accepted = [key for n, key in enumerate(keys) if key not in keys[:n]]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ SERVICES = json.dumps(
 )
 """The list form; the map form is MAPPED."""
 MAPPED = json.dumps({"svc-map-0001": {"sub": "mapped", "scopes": ["agent:read", "agent:write"]}})
+Record = Callable[[str, object], None]
 REGISTER = "/v1/agents/register"
 TICK = "/v1/scheduler/tick"
 
@@ -99,8 +100,9 @@ def claims(**more: Any) -> dict[str, Any]:
         ("GET", "/v1/telemetry-summary", "svc-none-0", 403, {"message": "forbidden", "required_scope": "agent:read"}),
         ("GET", "/v1/market-snapshot", "svc-deflt-0", 400, {"message": "address_required"}),
     ],
+    ids=lambda value: value["message"] if isinstance(value, dict) else None,
 )  # fmt: skip
-def test_who_may(it: World, method: str, path: str, token: str, status: int, said: object) -> None:
+def test_error_table_who_may(it: World, method: str, path: str, token: str, status: int, said: object) -> None:
     assert error(ask(it, method, path, token, {})) == (status, said)
 
 
@@ -149,7 +151,7 @@ def test_d21_whose_agents(it: World) -> None:
     assert error(own) == (404, {"message": "agent_not_found", "key": "ops:a"})
 
 
-def test_quota(it: World) -> None:
+def test_error_table_quota_exceeded(it: World) -> None:
     got = [ask(it, "POST", TICK, "svc-quota-0") for _ in range(4)]
     assert [each.status for each in got] == [200, 200, 429, 429]
     assert error(got[2])[1] == {"message": "quota_exceeded", "bucket": "tick", "limit": 2}
@@ -188,11 +190,12 @@ def test_a1_a_token_without_a_signature_is_nobody_s(it: World) -> None:
     assert [ask(it, "GET", "/v1/agents", token).status for token in forged] == [401, 401, 401]
 
 
-def test_a8_headers_prove_nothing(it: World) -> None:
+def test_a8_headers_prove_nothing(it: World, record_property: Record) -> None:
     got = it.api.ask("GET", "/v1/agents", X_Role="ADMIN", X_User_Id="user-123", X_Forwarded_For="127.0.0.1")
     assert got.status == 401
     as_admin = ask(it, "GET", "/v1/agents", "svc-text-0", X_Role="ADMIN", X_User_Id="user-123")
     assert ids(as_admin) == []
+    record_property("A8", "role, user and forwarded headers: without a token 401; with one nobody else's agents")
 
 
 def test_cors_with_access_control_is_open_but_has_no_credentials(it: World) -> None:
@@ -263,8 +266,11 @@ def test_a7_no_token_is_shown_anywhere(it: World) -> None:
     ],
     ids=["d12-json", "d12-pin", "d12-reads", "d23-issuer", "a2-secret", "d24-number", "a9-any4", "a9-any6"],
 )
-def test_a9_d12_d24_what_would_leave_it_open_refuses_to_start(place: Place, env: dict[str, str], said: str) -> None:
+def test_a9_d12_d24_what_would_leave_it_open_refuses_to_start(
+    place: Place, env: dict[str, str], said: str, record_property: Record
+) -> None:
     done = place.cli("run", env={"PORT": "0", **env})
     assert done.code == 78, done
     assert said in done.err
     assert "api started" not in done.err
+    record_property("A9", "an address that others reach, without authentication: exit 78, names the setting")

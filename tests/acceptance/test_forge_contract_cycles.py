@@ -79,7 +79,7 @@ def test_without_a_url_the_cycle_runs_and_nothing_is_sent(it: World) -> None:
     assert it.control("silent", "pause").json["agent"]["lastDispatch"]["callbackUrl"] is None
 
 
-def test_d7_d27_a_failure_is_tried_again_soon_and_flat_under_its_key(it: World) -> None:
+def test_d7_d8_d27_a_failure_is_tried_again_soon_and_flat_under_its_key(it: World) -> None:
     before = it.metric("callback_error_total"), it.metric("callback_latency_ms_count")
     it.consumer.lines["/bad"] = (500, {})
     it.register(id="bad", cycleIntervalMs=1_000, callbackUrl=it.hook("/bad"))
@@ -108,7 +108,7 @@ def test_a_long_interval_is_retried_after_five_seconds(it: World) -> None:
     it.control("long", "remove")
 
 
-def test_d3_a_slow_consumer_gets_one_callback_per_due_cycle(it: World) -> None:
+def test_d3_d4_a_slow_consumer_gets_one_callback_per_due_cycle(it: World) -> None:
     gate = it.consumer.hold("/slow")
     it.register(id="slow", cycleIntervalMs=1_000, callbackUrl=it.hook("/slow"))
     until(lambda: it.consumer.at("/slow"), "the callback")

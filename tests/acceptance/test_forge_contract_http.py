@@ -22,6 +22,11 @@ REGISTER = "/v1/agents/register"
 MARKET = "/v1/market-snapshot"
 
 
+def code(value: object) -> str | None:
+    """A test of the table is named after the error."""
+    return str(value["message"]) if isinstance(value, dict) and "message" in value else None
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "said"),
     [
@@ -50,9 +55,16 @@ MARKET = "/v1/market-snapshot"
         ("DELETE", "/v1/agents", None, 404, {"message": "not_found"}),
         ("PATCH", "/v1/agents", None, 404, {"message": "not_found"}),
     ],
+    ids=code,
 )  # fmt: skip
 def test_error_table(it: World, method: str, path: str, body: object, status: int, said: object) -> None:
     assert error(it.api.ask(method, path, body)) == (status, said)
+
+
+def test_error_table_invalid_action(it: World) -> None:
+    it.register(id="act", status="PAUSED")
+    assert error(it.control("act", "explode")) == (400, {"message": "invalid_action"})
+    it.control("act", "remove")
 
 
 def test_head_is_not_found_and_has_no_body(it: World) -> None:
@@ -258,7 +270,7 @@ def test_market_snapshot(it: World) -> None:
     assert len(it.upstream.at(f"/addresses/{address.replace(':', '%3A')}/balance")) == 1
 
 
-def test_market_errors_are_502_in_the_words_of_the_upstream(it: World) -> None:
+def test_error_table_market_errors_are_502_in_the_words_of_the_upstream(it: World) -> None:
     path = "/addresses/kaspatest%3Aqq/balance"
     it.upstream.lines[path] = (503, {})
     code, said = error(it.api.ask("GET", f"{MARKET}?address=kaspatest:qq"))

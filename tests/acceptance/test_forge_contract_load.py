@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.contract import World, world
+from tests.support.contract import World, error, world
 from tests.support.daemon import Place, until
 from tests.support.stubs import cadences, put_batch
 
@@ -54,12 +54,22 @@ def test_a_full_queue_is_saturated_and_turns_three_of_six_away(small: World) -> 
     assert small.api.get("/v1/telemetry-summary")["scheduler"]["saturated"] is False
 
 
+def test_error_table_max_agents_reached(small: World) -> None:
+    """Of new ones only."""
+    for n in range(6):
+        assert small.register(id=f"m{n}", status="PAUSED").status == 200
+    assert error(small.register(id="m6")) == (400, {"message": "max_agents_reached"})
+    assert small.register(id="m0", status="PAUSED").status == 200
+
+
 def _anchors(place: Place) -> None:
     put_batch(place)
     place.configure(cadences(fast="every: 1s, reanchor: true"))
 
 
-def test_one_user_s_many_agents_delay_no_other_s_few_and_no_anchor(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_d5_w7_one_user_s_many_agents_delay_no_other_s_few_and_no_anchor(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     with world(
         tmp_path_factory.mktemp("turns"),
         _anchors,

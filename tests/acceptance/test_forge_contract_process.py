@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -145,7 +145,7 @@ def test_d9_what_runs_at_sigterm_is_waited_for_and_not_sent_again(tmp_path_facto
 
 
 def test_w8_d7_after_a_kill_in_mid_callback_the_same_key_is_sent_again(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, record_property: Callable[[str, object], None]
 ) -> None:
     with world(tmp_path_factory.mktemp("killed"), SCHEDULER_TICK_MS="250") as it:
         gate = it.consumer.hold("/killed")
@@ -159,6 +159,7 @@ def test_w8_d7_after_a_kill_in_mid_callback_the_same_key_is_sent_again(
         assert [first.headers[name] for name in names] == [second.headers[name] for name in names]
         fences = [int(each.headers["X-ForgeOS-Leader-Fence-Token"]) for each in (first, second)]
         assert fences[0] < fences[1]
+        record_property("W8", "killed in mid-callback: the same key and task id again, a higher fence")
         until(lambda: again.agent("k")["lastCycleAt"], "its end")
 
 

@@ -1,17 +1,20 @@
 """ports.Specs."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.redis_keys import SharedRedis
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.errors import StateUnreadable
 from vmsh_scheduler.ports import Specs
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.specs import SqliteSpecs, open_specs
 from vmsh_scheduler.stores.memory import MemorySpecs
+from vmsh_scheduler.stores.redis.specs import RedisSpecs
 
 FIRST = Spec("agent", "u/a", {"name": "A", "cycleIntervalMs": 15_000, "note": "\u03c6 \U0001f600"}, 1, 100, 100, "u")
 
@@ -21,10 +24,15 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state" / "scheduler.json"
 
 
-@pytest.fixture(params=["memory", "local"])
-def specs(request: pytest.FixtureRequest, state: Path) -> Iterator[Specs]:
+@pytest.fixture(params=["memory", "local", "redis"])
+async def specs(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[Specs]:
     if request.param == "memory":
         yield MemorySpecs()
+        return
+    if request.param == "redis":
+        shared: SharedRedis = request.getfixturevalue("shared_redis")
+        async with shared.client() as client:
+            yield RedisSpecs(client, shared.keys)
         return
     opened = opener(state)()
     yield opened
@@ -84,3 +92,56 @@ async def test_a_damaged_file_is_never_begun_anew_in_silence(state: Path, harm: 
     with pytest.raises(StateUnreadable, match=r"scheduler-specs\.db"):
         opener(state)()
     assert file.read_bytes() == before
+
+
+async def test_others_see_what_was_saved_when_they_look_again(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client:
+        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        assert await one.refresh() == await two.refresh() == frozenset()
+        older, newer = replace(FIRST, id="u/b", created_at=50), FIRST
+        assert await one.save(newer)
+        assert await one.save(older)
+        assert await one.refresh() == frozenset()
+        assert await two.refresh() == {("agent", "u/a"), ("agent", "u/b")}
+        assert list(two.all("agent").values()) == [older, newer]
+        assert not await two.save(newer)
+        assert await two.save(replace(newer, version=2, document={}))
+        assert not await one.save(replace(newer, version=2))
+        assert await two.delete("agent", "u/b")
+        assert await one.refresh() == {("agent", "u/a"), ("agent", "u/b")}
+        assert one.all("agent") == two.all("agent") == {"u/a": replace(newer, version=2, document={})}
+
+
+async def test_a_lost_picture_is_read_again_in_whole(shared_redis: SharedRedis) -> None:
+    """Two who save by turns: neither takes the other's number for its own."""
+    async with shared_redis.client() as client:
+        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        await one.refresh()
+        await two.refresh()
+        assert await one.save(replace(FIRST, id="a"))
+        assert await two.save(replace(FIRST, id="b"))
+        assert await one.save(replace(FIRST, id="c"))
+        assert await one.refresh() == {("agent", "b")}
+        assert await two.refresh() == {("agent", "a"), ("agent", "c")}
+
+
+async def test_a_document_that_cannot_be_read_is_named(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client:
+        await client.hset(shared_redis.keys.specs("agent"), "u/a", "{")
+        await client.incr(shared_redis.keys.specs_version)
+        with pytest.raises(StateUnreadable, match="u/a"):
+            await RedisSpecs(client, shared_redis.keys).refresh()
+
+
+async def test_instances_are_woken_by_a_change(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client, client.pubsub() as channel:
+        await channel.subscribe(shared_redis.keys.wake)
+        specs = RedisSpecs(client, shared_redis.keys)
+        assert await specs.save(FIRST)
+        assert await specs.delete("agent", FIRST.id)
+        told = []
+        async with asyncio.timeout(5):
+            while len(told) < 2:
+                message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                told += [message["data"]] if message else []
+        assert told == ["specs", "specs"]

@@ -5,10 +5,12 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract.world import NOW, FixedClock, busy_state, decision, execution
+from tests.support.redis_keys import SharedRedis
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import StateWriteFailed
@@ -17,19 +19,38 @@ from vmsh_scheduler.stores.local.disk import Disk
 from vmsh_scheduler.stores.local.load import Condition
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 from vmsh_scheduler.stores.memory import MemoryStates
+from vmsh_scheduler.stores.redis.connect import Client
+from vmsh_scheduler.stores.redis.journal import RedisJournal
+from vmsh_scheduler.stores.redis.keys import Keys
+from vmsh_scheduler.stores.redis.states import RedisStates
 
 Flush = Callable[[], object]
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "redis"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[States, Journal, Flush]]:
     if request.param == "memory":
         memory = MemoryStates()
         yield memory, memory.journal, lambda: True
         return
+    if request.param == "redis":
+        shared: SharedRedis = request.getfixturevalue("shared_redis")
+        async with shared.client() as client:
+            with shared.reader() as reader:
+                yield await leading(client, shared.keys), RedisJournal(reader, shared.keys), lambda: True
+        return
     store = open_store(tmp_path / "state" / "scheduler.json", FixedClock())
     yield store.states, store.journal, lambda: caught_up(store)
     await store.close()
+
+
+async def leading(client: Client, keys: Keys, **options: Any) -> RedisStates:
+    """States of whoever holds the lock now."""
+    await client.set(keys.leader_lock, "me", px=60_000)
+    states = RedisStates(client, keys, FixedClock(), **options)
+    await states.load()
+    states.lead("me")
+    return states
 
 
 def caught_up(store: LocalStore) -> bool:

@@ -82,10 +82,71 @@ def test_any_variable_turns_the_api_on(tmp_path: Path, name: str, text: str) -> 
     assert not loaded(tmp_path, {name: ""}).api_is_on
 
 
-def test_a_redis_url_is_not_ignored(tmp_path: Path) -> None:
-    (problem,) = refused(tmp_path, {"PORT": "0", "SCHEDULER_REDIS_URL": "redis://:hunter2@r"})
-    assert problem.startswith("SCHEDULER_REDIS_URL: there is no Redis mode yet")
-    assert "hunter2" not in problem
+def test_which_variable_names_redis(tmp_path: Path) -> None:
+    parts = {"PORT": "0", "REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_PASSWORD": "p@/ss", "REDIS_DB": "2"}
+    stronger = {"REDIS_ADDR": "a:1", "REDIS_URL": "rediss://u", "SCHEDULER_REDIS_URL": "redis://s"}
+    wanted = {"REDIS_HOST": "redis://:p%40%2Fss@h:7/2"} | stronger | {"REDIS_ADDR": "redis://a:1"}
+    environ = dict(parts)
+    for name, url in wanted.items():
+        environ |= {name: stronger.get(name, "h")}
+        found = loaded(tmp_path, environ, "redis: {url: 'redis://file'}\n")
+        assert (found.sections["redis.url"], found.origins["redis.url"]) == (url, f"env {name}")
+    assert loaded(tmp_path, {"PORT": "0", "REDIS_HOST": "::1"}).sections["redis.url"] == "redis://[::1]:6379/0"
+    assert loaded(tmp_path, {"PORT": "0", "REDIS_PORT": "7"}).sections["redis.url"] == ""
+    assert loaded(tmp_path, text="redis: {url: 'redis://file'}\n").sections["redis.url"] == "redis://file"
+
+
+def test_service_links_name_no_redis(tmp_path: Path) -> None:
+    links = {"REDIS_PORT": "tcp://10.0.0.9:6379", "REDIS_HOST": "h", "SCHEDULER_REDIS_URL": "tcp://10.0.0.9:1"}
+    assert loaded(tmp_path, {"PORT": "0", **links}).sections["redis.url"] == "redis://h:6379/0"
+
+
+@pytest.mark.parametrize(("name", "text"), [("REDIS_URL", "redis://r"), ("REDIS_ADDR", "r:1"), ("REDIS_HOST", "r")])
+def test_a_redis_of_other_programs_counts_only_beside_something_of_ours(tmp_path: Path, name: str, text: str) -> None:
+    alone = loaded(tmp_path, {name: text, "HOST": "machine.example"})
+    assert (alone.sections["redis.url"], alone.api_is_on) == ("", False)
+    assert alone.sections["api.host"] == "127.0.0.1"
+    assert loaded(tmp_path, {name: text, "PORT": "0"}).sections["redis.url"]
+    meant = loaded(tmp_path, {name: text}, "redis: {prefix: p}\n")
+    assert meant.sections["redis.url"]
+    assert not meant.api_is_on
+
+
+def test_redis_in_the_file_is_no_api_and_by_its_variable_it_is(tmp_path: Path) -> None:
+    assert not loaded(tmp_path, text="redis: {url: 'redis://r'}\n").api_is_on
+    assert loaded(tmp_path, {"SCHEDULER_REDIS_URL": "redis://r"}).api_is_on
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"SCHEDULER_REDIS_URL": "http://:hunter2@r"}, "SCHEDULER_REDIS_URL: "),
+        ({"PORT": "0", "REDIS_URL": "redis://:hunter2@r:port"}, "REDIS_URL: "),
+        ({"SCHEDULER_REDIS_URL": "redis://r", "SCHEDULER_REDIS_AUTHORITATIVE_QUEUE": "0"}, "SCHEDULER_REDIS_AUTH"),
+        (
+            {"SCHEDULER_REDIS_URL": "redis://r", "SCHEDULER_REDIS_RESET_EXEC_QUEUE_ON_BOOT": "1"},
+            "SCHEDULER_REDIS_RESET",
+        ),
+        ({"SCHEDULER_REDIS_ON_DOWN": "hope"}, "SCHEDULER_REDIS_ON_DOWN: "),
+        ({"SCHEDULER_REDIS_PREFIX": "a b"}, "SCHEDULER_REDIS_PREFIX: "),
+    ],
+)
+def test_settings_of_redis_that_make_no_sense_refuse_to_start(
+    tmp_path: Path, environ: dict[str, str], problem: str
+) -> None:
+    (told,) = refused(tmp_path, environ)
+    assert told.startswith(problem)
+    assert "hunter2" not in told
+
+
+def test_without_the_client_the_line_that_installs_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*sys.modules]:
+        if name == "redis" or name.startswith(("redis.", "vmsh_scheduler.stores.redis")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    (told,) = refused(tmp_path, {"SCHEDULER_REDIS_URL": "redis://r"})
+    assert told.startswith("SCHEDULER_REDIS_URL: ")
+    assert "pip install 'vmsh-scheduler[redis]'" in told
 
 
 def test_the_machine_s_name_in_host_does_not(tmp_path: Path) -> None:
@@ -264,6 +325,7 @@ def test_c12_secrets_are_never_shown(tmp_path: Path) -> None:
         "SCHEDULER_AUTH_TOKENS": LONG,
         "SCHEDULER_SERVICE_TOKENS_JSON": f'{{"{LONG}x": {{}}}}',
         "SCHEDULER_CALLBACK_SECRET": LONG,
+        "SCHEDULER_REDIS_URL": f"redis://:{LONG}@r/0",
     }
     text = f"auth:\n  jwt_hs256_secret: '{LONG}${{MORE}}'\n"
     found = loaded(tmp_path, {**environ, "MORE": "hunter2"}, text)

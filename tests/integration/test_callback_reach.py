@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from aiohttp.abc import ResolveResult
@@ -22,6 +22,7 @@ from vmsh_scheduler.net.calls import CallFailed
 from vmsh_scheduler.net.client import HEAD, HttpClient
 from vmsh_scheduler.net.guard import AllowList
 
+Record = Callable[[str, object], None]
 STRANGE_HOSTS = """127.0.0.1 localhost 127.1 0x7f.1 0x7f000001 2130706433 0177.0.0.1 0 0.0.0.0 [::] [::1] [::127.0.0.1]
     [::ffff:127.0.0.1] [::ffff:7f00:1] １２７.0.0.1 127。0。0。1 u@127.0.0.1 127.0.0.1%00"""
 
@@ -79,12 +80,15 @@ class TestConnections:
             await desk.run(consumer.url)
         assert "Cookie" not in consumer.asked[1].headers
 
-    async def test_w9_proxies_of_the_environment_are_ignored(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_w9_proxies_of_the_environment_are_ignored(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, record_property: Record
+    ) -> None:
         async with sink() as proxy, sink() as consumer:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
             monkeypatch.setenv("NO_PROXY", "")
             assert (await desk.run(consumer.url)).status is Status.OK
         assert (proxy.connections, consumer.connections) == (0, 1)
+        record_property("W9", f"a proxy in the environment: {proxy.connections} connections")
 
 
 class TestWhereItMayGo:
@@ -111,13 +115,16 @@ class TestWhereItMayGo:
             await self.refused(desk, f"http://evil.example:{consumer.port}/")
         assert consumer.connections == 0
 
-    async def test_w2_a_name_is_asked_for_once_and_its_vetted_address_is_called(self, desks: Desks) -> None:
+    async def test_w2_a_name_is_asked_for_once_and_its_vetted_address_is_called(
+        self, desks: Desks, record_property: Record
+    ) -> None:
         names = Names(("127.0.0.1",), ("169.254.169.254",))
         desk = desks(stranger(loopback_ok=True, resolver=names))
         async with sink() as consumer:
             outcome = await desk.run(f"http://rebind.example:{consumer.port}/", trusted=False)
         assert (outcome.status, names.asked, consumer.connections) == (Status.OK, ["rebind.example"], 1)
         assert consumer.asked[0].headers["Host"] == f"rebind.example:{consumer.port}"
+        record_property("W2", f"a name that changes its address: asked {len(names.asked)} time, the vetted one called")
 
     async def test_w2_of_many_addresses_only_the_good_ones_are_tried(self, desks: Desks) -> None:
         allow = AllowList.parse(["127.0.0.2"])

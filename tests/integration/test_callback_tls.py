@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,8 @@ from cryptography.x509.oid import NameOID
 from tests.support.sink import Sink
 from vmsh_scheduler.net.calls import CallFailed
 from vmsh_scheduler.net.client import HttpClient
+
+Record = Callable[[str, object], None]
 
 
 def certificate(directory: Path, *, host: str = "localhost", days: int = 1) -> Path:
@@ -40,9 +43,12 @@ def certificate(directory: Path, *, host: str = "localhost", days: int = 1) -> P
 
 
 @asynccontextmanager
-async def server(pem: Path) -> AsyncIterator[Sink]:
+async def server(pem: Path, version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> AsyncIterator[Sink]:
+    """`version`: the newest it speaks; an old one is spoken although libraries would rather not."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
+    if version is not ssl.TLSVersion.MAXIMUM_SUPPORTED:
+        _speak(context, version)
     made = Sink()
     running = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=context)
     made.port = running.sockets[0].getsockname()[1]
@@ -53,6 +59,13 @@ async def server(pem: Path) -> AsyncIterator[Sink]:
         for writer in list(made.open):
             writer.transport.abort()
         await running.wait_closed()
+
+
+def _speak(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
 
 
 async def post(consumer: Sink, trust: Path | None) -> int:
@@ -85,3 +98,28 @@ async def test_w6_a_bad_certificate_is_refused(tmp_path: Path, host: str, days: 
     assert raised.value.kind == "connect"
     assert "Certificate" in raised.value.message
     assert consumer.asked == []
+
+
+OLD = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1)
+
+
+@pytest.mark.parametrize("version", OLD, ids=["TLS 1.0", "TLS 1.1"])
+async def test_w6_an_old_protocol_is_refused(tmp_path: Path, version: ssl.TLSVersion, record_property: Record) -> None:
+    pem = certificate(tmp_path)
+    async with server(pem, version) as consumer:
+        with pytest.raises(CallFailed) as raised:
+            await post(consumer, pem)
+    assert raised.value.kind == "connect"
+    assert consumer.asked == []
+    record_property("W6", "self-signed, wrong host, expired, TLS 1.0 and 1.1: 0 requests sent")
+
+
+@pytest.mark.parametrize("version", OLD, ids=["TLS 1.0", "TLS 1.1"])
+async def test_w6_bites_the_old_server_is_there_for_who_takes_it(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    pem = certificate(tmp_path)
+    lenient = ssl.create_default_context(cafile=str(pem))
+    _speak(lenient, version)
+    async with server(pem, version) as consumer:
+        _, writer = await asyncio.open_connection("127.0.0.1", consumer.port, ssl=lenient, server_hostname="localhost")
+        assert writer.get_extra_info("ssl_object").version() == version.name.replace("_", ".")
+        writer.close()

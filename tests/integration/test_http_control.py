@@ -44,19 +44,19 @@ class Recorded:
             raise self.error
         return {"asked": name, **given}
 
-    def status(self) -> Json:
+    async def status(self) -> Json:
         return self._told("status")
 
     def health(self) -> Json:
         return self._told("health")
 
-    def next(self, job: str, limit: int) -> Json:
+    async def next(self, job: str, limit: int) -> Json:
         return self._told("next", job=job, limit=limit)
 
-    def why(self, job: str, at: int | None) -> Json:
+    async def why(self, job: str, at: int | None) -> Json:
         return self._told("why", job=job, at=at)
 
-    def history(self, query: HistoryQuery) -> Json:
+    async def history(self, query: HistoryQuery) -> Json:
         return self._told("history", job=query.job, before=query.before, limit=query.limit)
 
     async def trigger(self, job: str, *, by: str) -> Json:
@@ -88,7 +88,7 @@ class RecordedAgents:
     def __init__(self, told: Callable[..., Json]) -> None:
         self._told = told
 
-    def list(self) -> Json:
+    async def list(self) -> Json:
         return self._told("agents")
 
     async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Json:

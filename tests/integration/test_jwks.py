@@ -355,13 +355,49 @@ async def test_other_pins_count_at_once() -> None:
         world = World(issuer, allowed_kids=("one",), require_pinned_kid=True)
         old, new = rs256(claims()), rs256(claims(sub="eve"), "two", key=1)
         assert await world.sub(old) == "ana"
-        assert world.keys.repin(["two"]) == ""
+        assert await world.keys.repin(["two"]) == ""
         assert [await world.sub(old), await world.sub(new)] == [None, "eve"]
-        assert "no key that the issuer publishes now" in world.keys.repin(["three"])
-        assert [await world.sub(old), await world.sub(new)] == [None, None]
-        assert "the former pins stay" in world.keys.repin([])
-        assert [await world.sub(old), await world.sub(new)] == [None, None]
-        assert issuer.asked == ["/jwks"]
+        assert "the former pins stay" in await world.keys.repin([])
+        assert [await world.sub(old), await world.sub(new)] == [None, "eve"]
+        assert (issuer.asked, world.keys.pins_wait, world.keys.pinned) == (["/jwks"], False, 1)
+
+
+async def test_pins_that_would_lock_everybody_out_wait_until_the_issuer_publishes_one() -> None:
+    async with Issuer() as issuer:
+        world = World(issuer, allowed_kids=("one",), require_pinned_kid=True)
+        old, new = rs256(claims()), rs256(claims(sub="eve"), "two", key=1)
+        assert await world.sub(old) == "ana"
+        world.now += COOL_DOWN_MS
+        assert "no key that the issuer publishes now" in await world.keys.repin(["two"])
+        assert world.keys.pins_wait
+        assert [await world.sub(old), await world.sub(new)] == ["ana", None]
+        assert issuer.asked == ["/jwks"] * 2
+        issuer.keys.append(rsa_jwk("two", key=1))
+        world.now += COOL_DOWN_MS
+        assert [await world.sub(new), await world.sub(old)] == ["eve", None]
+        assert not world.keys.pins_wait
+
+
+async def test_pins_of_a_key_that_is_newer_than_the_last_fetch_count_at_once() -> None:
+    async with Issuer() as issuer:
+        world = World(issuer, allowed_kids=("one",))
+        assert await world.sub(rs256(claims())) == "ana"
+        issuer.keys = [rsa_jwk("two", key=1)]
+        world.now += COOL_DOWN_MS
+        assert await world.keys.repin(["two"]) == ""
+        assert await world.sub(rs256(claims(sub="eve"), "two", key=1)) == "eve"
+
+
+async def test_pins_that_cannot_be_judged_wait() -> None:
+    async with Issuer() as issuer:
+        world = World(issuer, allowed_kids=("one",))
+        issuer.broken = True
+        assert "no key of the issuer is known" in await world.keys.repin(["two"])
+        issuer.broken = False
+        world.now += COOL_DOWN_MS
+        assert "no key that the issuer publishes now" in await world.keys.repin(["two"])
+        assert await world.keys.repin(["one"]) == ""
+        assert await world.sub(rs256(claims())) == "ana"
 
 
 async def test_closing_ends_a_fetch() -> None:

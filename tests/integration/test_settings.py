@@ -146,6 +146,7 @@ SET = {
     "VMSH_PASS_ENV": ("A, B_2,", ("A", "B_2")),
     "PORT": ("0", 0),
     "HOST": ("::1", "::1"),
+    "SCHEDULER_ALLOWED_HOSTS": ("a.example, b.example", ("a.example", "b.example")),
     "SCHEDULER_ALLOWED_ORIGINS": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
     "SCHEDULER_INSTANCE_ID": ("Pod-1", "Pod-1"),
     "SCHEDULER_TICK_MS": ("251", 251),
@@ -174,11 +175,33 @@ SET = {
     "SCHEDULER_OIDC_DISCOVERY_TTL_MS": ("1002", 1_002),
     "SCHEDULER_AUTH_HTTP_TIMEOUT_MS": ("501", 501),
     "SCHEDULER_JWKS_ALLOWED_KIDS": ("K1,k2", ("K1", "k2")),
+    "SCHEDULER_JWKS_ALLOWED_KIDS_FILE": ("Kids.txt", "Kids.txt"),
     "SCHEDULER_JWKS_REQUIRE_PINNED_KID": ("1", True),
     "SCHEDULER_QUOTA_WINDOW_MS": ("1001", 1_001),
     "SCHEDULER_QUOTA_READ_MAX": ("2", 2),
     "SCHEDULER_QUOTA_WRITE_MAX": ("3", 3),
     "SCHEDULER_QUOTA_TICK_MAX": ("4", 4),
+    "SCHEDULER_REDIS_URL": ("redis://R.example/1", "redis://R.example/1"),
+    "REDIS_URL": ("unix:///run/r.sock", "unix:///run/r.sock"),
+    "REDIS_ADDR": ("r.example:6380", "redis://r.example:6380"),
+    "REDIS_HOST": ("r.example", "redis://r.example:6379/0"),
+    "SCHEDULER_REDIS_PREFIX": ("{Vmsh}", "{Vmsh}"),
+    "SCHEDULER_REDIS_PASSWORD_FILE": ("/run/P", "/run/P"),
+    "SCHEDULER_REDIS_TLS_CA": ("/run/CA", "/run/CA"),
+    "SCHEDULER_REDIS_CONNECT_TIMEOUT_MS": ("251", 251),
+    "SCHEDULER_REDIS_COMMAND_TIMEOUT_MS": ("252", 252),
+    "SCHEDULER_REDIS_ON_DOWN": ("exit", "exit"),
+    "SCHEDULER_REDIS_AUTHORITATIVE_QUEUE": ("false", False),
+    "SCHEDULER_REDIS_RESET_EXEC_QUEUE_ON_BOOT": ("true", True),
+    "SCHEDULER_LEADER_LOCK_TTL_MS": ("1001", 1_001),
+    "SCHEDULER_LEADER_LOCK_RENEW_MS": ("501", 501),
+    "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MIN_MS": ("51", 51),
+    "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MAX_MS": ("52", 52),
+    "SCHEDULER_JOB_LEASE_TTL_MS": ("1002", 1_002),
+    "SCHEDULER_MAX_DUE_CLAIMS_PER_TICK": ("3", 3),
+    "SCHEDULER_REDIS_EXEC_LEASE_TTL_MS": ("2001", 2_001),
+    "SCHEDULER_REDIS_EXEC_REQUEUE_BATCH": ("4", 4),
+    "SCHEDULER_CALLBACK_IDEMPOTENCY_TTL_MS": ("1003", 1_003),
 }
 SETTABLE = [variable for variable in VARIABLES if variable.setting and variable.name != "VMSH_CONFIG"]
 
@@ -195,7 +218,8 @@ def test_every_variable_is_listed_once() -> None:
 def test_every_variable_sets_its_setting(variable: object, tmp_path: Path) -> None:
     (found,) = [each for each in SETTABLE if each is variable]
     text, wanted = SET[found.name]
-    beside = {"PORT": "0"} if found.name == "HOST" else {}  # ADR 12
+    generic = found.name == "HOST" or found.name.startswith("REDIS_")
+    beside = {"PORT": "0"} if generic else {}  # ADR 12, and others' Redis
     settings = load_settings({}, {found.name: text, **beside}, tmp_path)
     assert value(settings, found.setting) == wanted
     assert settings.origins[found.setting] == f"env {found.name}"
@@ -207,7 +231,7 @@ def test_the_table_tells_the_defaults(tmp_path: Path) -> None:
         default = value(defaults, variable.setting)
         if isinstance(default, bool):
             assert variable.default == (str(default).lower() if "." in variable.setting else str(int(default)))
-        elif isinstance(default, (int, str)) and default != "" and variable.setting != "concurrency":
+        elif isinstance(default, (int, str)) and default not in ("", 0) and variable.setting != "concurrency":
             assert variable.default == str(default), variable.name
 
 
@@ -342,6 +366,7 @@ def test_what_the_shipped_file_has_in_comments_is_true(tmp_path: Path) -> None:
 SYNONYMS = {
     *("METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT"),
     *("VITE_KAS_API_MAINNET", "SCHEDULER_AUTH_TOKEN", "SCHEDULER_OIDC_JWKS_URL"),
+    *("REDIS_URL", "REDIS_ADDR", "REDIS_HOST"),
 }
 
 
@@ -355,7 +380,7 @@ def test_the_shipped_env_example_names_every_variable_of_ours(tmp_path: Path) ->
     assert ours == named.keys() - {"EVM_RPC", "EVM_ANCHOR_KEY"}
     for variable in SETTABLE:
         default = {**DEFAULTS, **SECTIONS}.get(variable.setting)
-        if variable.name in named and isinstance(default, (int, str)) and default != "":
+        if variable.name in named and isinstance(default, (int, str)) and default not in ("", 0):
             assert named[variable.name] == variable.default
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.world import NOW, FixedClock, decision, execution
+from tests.contract.world import NOW, FixedClock, decision, execution, run
 from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.retry import ErrorClass
+from vmsh_scheduler.domain.run import Outcome, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, HOUR
 from vmsh_scheduler.errors import StateUnreadable
 from vmsh_scheduler.ports import Change
+from vmsh_scheduler.stores.local import database, journal
 from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
-from vmsh_scheduler.stores.local.records import Position
+from vmsh_scheduler.stores.local.records import Position, read_tail
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 
@@ -236,3 +239,78 @@ async def test_a_journal_ahead_of_the_log_goes_on_from_its_end(tmp_path: Path) -
     assert any("goes on from the log's end" in line for line in store.journal.findings)
     assert [row.at - NOW for row in reader(tmp_path).decisions(limit=2)] == [50, 9]
     assert store.journal.taken > Position(1, 0)
+
+
+HOSTILE: tuple[Change, ...] = (
+    Change(
+        "a/b", JobState(), (decision("a/b", 1),), execution("a/b", 1), (Note("resume", NOW, "a/b"), Note("config", NOW))
+    ),
+    Change("\ud800/ä", JobState(), (decision("\ud800/ä", 2),), execution("\ud800/ä", 2)),
+    Change(
+        "a/b",
+        JobState(),
+        (replace(decision("a/b", 3), count=4, step=1000, run_id="r\n", inputs={"z": {"b": 1, "a": float("nan")}}),),
+        replace(
+            execution("a/b", 3),
+            outcome=Outcome(
+                Status.FAILED, ErrorClass.NETWORK, "exit", "\x00\u2028", 3, "\ud800", 9, {"b": [1.5], "a": {}}
+            ),
+            run=replace(run("a/b", 3), recorded=True, previous="unknown", boot_id=""),
+        ),
+    ),
+    Change("gone", None, notes=(Note("removed", NOW, "gone", {"y": 1, "x": "\udfff"}),)),
+)
+
+
+def rows(tmp_path: Path) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(tmp_path / "scheduler.db")
+    found = connection.execute("SELECT * FROM entries ORDER BY job, seq").fetchall()
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize("cap", [1 << 20, 0])
+async def test_rows_out_of_memory_are_those_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: int
+) -> None:
+    """Whatever is in them, and also where nothing may wait in memory: refilled from the logs they are the same."""
+    monkeypatch.setattr(journal, "HANDED_CAP", cap)
+    read = []
+    monkeypatch.setattr(journal, "read_tail", lambda *args: read.append(1) or read_tail(*args))
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    assert store.journal.flush()
+    read.clear()
+    for change in HOSTILE:
+        await store.states.apply([change])
+        assert store.journal.flush()
+    assert bool(read) == (cap == 0)
+    await store.close()
+    told = rows(tmp_path)
+    assert len(told) == 9
+    for name in ("scheduler.db", "scheduler.db-wal", "scheduler.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    await open_store(tmp_path / "scheduler.json", FixedClock()).close()
+    assert rows(tmp_path) == told
+    assert reader(tmp_path).verify() == []
+
+
+async def test_what_a_database_that_was_away_missed_is_read_from_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was handed over while nothing could be written is gone from memory, never from the journal."""
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, range(3))
+    assert store.journal.flush()
+    with monkeypatch.context() as broken:
+        broken.setattr(database, "store", away)
+        await fill(store, range(3, 6))
+        assert not store.journal.flush()
+    await fill(store, range(6, 9))
+    assert store.journal.flush()
+    await store.close()
+    assert [row.at - NOW for row in reader(tmp_path).decisions()] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert reader(tmp_path).verify() == []
+
+
+def away(*_: object) -> int:
+    raise sqlite3.OperationalError("database is locked")

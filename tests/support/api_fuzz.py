@@ -4,7 +4,7 @@ import http.client
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -62,20 +62,42 @@ class Attempt:
     path: str
     body: bytes
     headers: Mapping[str, str]
+    who: str = ""
+    """Whose token it has, by the names that `fuzz` was given."""
 
 
 @dataclass
 class Seen:
-    """Answers by status."""
+    """Answers by status, and by who asked."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     labels: set[str] = field(default_factory=set)
+    by_token: dict[str, Counter[int]] = field(default_factory=dict)
+    entered: set[tuple[str, str]] = field(default_factory=set)
+    """Who was answered 200, and by which route."""
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{self.statuses[status]:,} x {status}" for status in sorted(self.statuses))
+        return f"{self.statuses.total():,} requests made from /openapi.json: {len(self.defects)} x 5xx, {told}"
+
+    @property
+    def defects(self) -> list[int]:
+        """502 is the market's."""
+        return [status for status in self.statuses.elements() if status >= 500 and status != 502]
 
 
-def attempts(spec: Node) -> SearchStrategy[Attempt]:
-    """Of every operation, equally often."""
+def attempts(spec: Node, tokens: Mapping[str, str]) -> SearchStrategy[Attempt]:
+    """Of every operation, equally often; with these tokens, or junk and none if there are none."""
     operations = [(method, path, op) for path, each in spec["paths"].items() for method, op in each.items()]
-    return st.sampled_from(operations).flatmap(lambda found: _attempt(spec, *found))
+    made = st.sampled_from(operations).flatmap(lambda found: _attempt(spec, *found))
+    return st.builds(_with_token, made, st.sampled_from(list(tokens.items()))) if tokens else made
+
+
+def _with_token(attempt: Attempt, token: tuple[str, str]) -> Attempt:
+    who, text = token
+    sent = {"Authorization": f"Bearer {text}"} if text else {}
+    headers = {name: value for name, value in attempt.headers.items() if name != "Authorization"}
+    return replace(attempt, headers=headers | sent, who=who)
 
 
 def _attempt(spec: Node, method: str, path: str, operation: Node) -> SearchStrategy[Attempt]:
@@ -110,9 +132,11 @@ def _bodies(spec: Node, operation: Node) -> SearchStrategy[bytes]:
     return dumped.map(lambda found: json.dumps(found).encode()) | BROKEN
 
 
-def fuzz(api: Forge, rounds: int, start: int = 0) -> Seen:
-    """Raises AssertionError for the smallest request whose answer breaks the description."""
-    spec = api.get("/openapi.json")
+def fuzz(api: Forge, rounds: int, start: int = 0, tokens: Mapping[str, str] | None = None) -> Seen:
+    """Raises AssertionError for the smallest request whose answer breaks the description. `tokens`: who -> token,
+    "" for none; the first may read the description."""
+    first = next(iter((tokens or {}).values()), "")
+    spec = api.get("/openapi.json", Authorization=f"Bearer {first}")
     seen = Seen()
 
     @seed(start)
@@ -123,11 +147,14 @@ def fuzz(api: Forge, rounds: int, start: int = 0) -> Seen:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(attempts(spec))
+    @given(attempts(spec, tokens or {}))
     def attack(attempt: Attempt) -> None:
         status = check(spec, attempt, *_sent(api.port, attempt))
         seen.statuses[status] += 1
         seen.labels.add(attempt.label)
+        seen.by_token.setdefault(attempt.who, Counter())[status] += 1
+        if status == 200:
+            seen.entered.add((attempt.who, attempt.label))
 
     attack()
     return seen

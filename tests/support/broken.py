@@ -122,6 +122,22 @@ def _say_stuck() -> None:
     os.write(2, json.dumps({"msg": STUCK}).encode() + b"\n")
 
 
+def greedy() -> None:
+    """The whole of every answer is kept."""
+    vars(importlib.import_module("vmsh_scheduler.net.client"))["HEAD"] = sys.maxsize
+
+
+def calls_block() -> None:
+    """A callback keeps the loop until it has failed."""
+    calls, client = (importlib.import_module(f"vmsh_scheduler.net.{name}") for name in ("calls", "client"))
+
+    async def post(*_: object, **__: object) -> None:
+        time.sleep(STUTTER_S)  # noqa: ASYNC251 - the defect
+        raise calls.CallFailed("connect", PLANTED)
+
+    client.HttpClient.post = post
+
+
 KINDS: Mapping[str, Callable[[], None]] = {
     "settle raises": raising("vmsh_scheduler.domain.plan", "settle"),
     "decide raises": raising("vmsh_scheduler.domain.plan", "decide"),
@@ -129,6 +145,8 @@ KINDS: Mapping[str, Callable[[], None]] = {
     "thread beats": thread_beats,
     "engine hangs": engine_hangs,
     "leaks": leaks,
+    "greedy": greedy,
+    "calls block": calls_block,
     "never reaps": never_reaps,
     "stutters": stutters,
 }

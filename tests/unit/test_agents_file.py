@@ -50,6 +50,7 @@ def test_a_callback_url_is_an_http_post() -> None:
     assert list(job.action.payload["agent"]) == ["id", "userId", "name", "strategyLabel", "cycleIntervalMs"]  # type: ignore[call-overload]  # a JSON value
     assert (job.action.user, job.action.agent, job.action.wallet) == ("anon", "a1", "kaspa:qq0")
     assert job.action.trusted
+    assert (job.pool, job.host) == ("agents", "example.com")
     assert "x=1" not in repr(job.action)
     assert job.policy.timeout == 4_000
 

@@ -117,9 +117,34 @@ FROM_FORGE = {
     "SCHEDULER_QUOTA_READ_MAX": "quota.read_max",
     "SCHEDULER_QUOTA_WRITE_MAX": "quota.write_max",
     "SCHEDULER_QUOTA_TICK_MAX": "quota.tick_max",
+    "SCHEDULER_REDIS_URL": "redis.url",
+    "REDIS_URL": "redis.url",
+    "SCHEDULER_REDIS_PREFIX": "redis.prefix",
+    "SCHEDULER_REDIS_CONNECT_TIMEOUT_MS": "redis.connect_timeout_ms",
+    "SCHEDULER_REDIS_AUTHORITATIVE_QUEUE": "redis.authoritative",
+    "SCHEDULER_REDIS_RESET_EXEC_QUEUE_ON_BOOT": "redis.reset_on_boot",
+    "SCHEDULER_LEADER_LOCK_TTL_MS": "redis.lock_ttl_ms",
+    "SCHEDULER_LEADER_LOCK_RENEW_MS": "redis.lock_renew_ms",
+    "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MIN_MS": "redis.backoff_min_ms",
+    "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MAX_MS": "redis.backoff_max_ms",
+    "SCHEDULER_JOB_LEASE_TTL_MS": "redis.job_lease_ms",
+    "SCHEDULER_MAX_DUE_CLAIMS_PER_TICK": "redis.max_claims",
+    "SCHEDULER_REDIS_EXEC_LEASE_TTL_MS": "redis.exec_lease_ms",
+    "SCHEDULER_REDIS_EXEC_REQUEUE_BATCH": "redis.requeue_batch",
+    "SCHEDULER_CALLBACK_IDEMPOTENCY_TTL_MS": "redis.dedupe_ttl_ms",
 }
-"""Of the Forge.OS scheduler, all but those of Redis and its leader."""
+"""Of the Forge.OS scheduler; of its variables only SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS is no setting."""
+OWN_OF_REDIS = {
+    "REDIS_ADDR": "redis.url",
+    "REDIS_HOST": "redis.url",
+    "SCHEDULER_REDIS_PASSWORD_FILE": "redis.password_file",
+    "SCHEDULER_REDIS_TLS_CA": "redis.tls_ca",
+    "SCHEDULER_REDIS_COMMAND_TIMEOUT_MS": "redis.command_timeout_ms",
+    "SCHEDULER_REDIS_ON_DOWN": "redis.on_down",
+}
 OWN_OF_THE_API = {
+    "SCHEDULER_ALLOWED_HOSTS": "api.hosts",
+    "SCHEDULER_JWKS_ALLOWED_KIDS_FILE": "auth.allowed_kids_file",
     "SCHEDULER_CALLBACK_ALLOW": "callbacks.allow",
     "SCHEDULER_CALLBACK_SECRET": "callbacks.secret",
 }
@@ -229,7 +254,7 @@ def test_the_shipped_file_shows_every_default_of_the_sections() -> None:
 
 def test_environment_names() -> None:
     settings = {variable.name: variable.setting for variable in environment.VARIABLES if variable.setting}
-    assert settings == FROM_THE_SEEDS | OWN_ENVIRONMENT | FROM_FORGE | OWN_OF_THE_API
+    assert settings == FROM_THE_SEEDS | OWN_ENVIRONMENT | FROM_FORGE | OWN_OF_THE_API | OWN_OF_REDIS
 
 
 def test_the_example_file_names_every_setting_of_the_environment() -> None:

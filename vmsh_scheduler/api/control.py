@@ -16,7 +16,7 @@ Values = dict[str, Any]
 def control_routes(operations: Operations) -> Routes:
     return {
         "/status": {"GET": _read(lambda v: _plain(v, operations.status))},
-        "/health": {"GET": _read(lambda v: _plain(v, operations.health))},
+        "/health": {"GET": _read(lambda v: _health(v, operations))},
         "/next": {"GET": _read(lambda v: _next(operations, v))},
         "/why": {"GET": _read(lambda v: _why(operations, v))},
         "/history": {"GET": _read(lambda v: _history(operations, v))},
@@ -32,9 +32,9 @@ def control_routes(operations: Operations) -> Routes:
     }
 
 
-def _read(answer: Callable[[Values], Json]) -> Handler:
+def _read(answer: Callable[[Values], Awaitable[Json]]) -> Handler:
     async def handle(request: Request) -> Reply:
-        return json_reply(200, answer(dict(request.query)))
+        return json_reply(200, await answer(dict(request.query)))
 
     return handle
 
@@ -46,25 +46,30 @@ def _change(carry_out: Callable[[Values], Awaitable[Json]]) -> Handler:
     return handle
 
 
-def _plain(values: Values, answer: Callable[[], Json]) -> Json:
+async def _plain(values: Values, answer: Callable[[], Awaitable[Json]]) -> Json:
     only(values)
-    return answer()
+    return await answer()
 
 
-def _next(operations: Operations, values: Values) -> Json:
+async def _health(values: Values, operations: Operations) -> Json:
+    only(values)
+    return operations.health()
+
+
+async def _next(operations: Operations, values: Values) -> Json:
     only(values, "job", "limit")
-    return operations.next(text_of(values, "job", ""), _limit(values, 10))
+    return await operations.next(text_of(values, "job", ""), _limit(values, 10))
 
 
-def _why(operations: Operations, values: Values) -> Json:
+async def _why(operations: Operations, values: Values) -> Json:
     only(values, "job", "at")
-    return operations.why(text_of(values, "job"), int_of(values, "at", None))
+    return await operations.why(text_of(values, "job"), int_of(values, "at", None))
 
 
-def _history(operations: Operations, values: Values) -> Json:
+async def _history(operations: Operations, values: Values) -> Json:
     only(values, "job", "before", "limit")
     before = int_of(values, "before", None)
-    return operations.history(HistoryQuery(text_of(values, "job", ""), before, _limit(values, 50)))
+    return await operations.history(HistoryQuery(text_of(values, "job", ""), before, _limit(values, 50)))
 
 
 async def _named(values: Values, operation: Callable[..., Awaitable[Json]]) -> Json:

@@ -20,7 +20,7 @@ class Forge(Protocol):
         """Raises Problem."""
         ...
 
-    def agents(self, user: str | None) -> Answer:
+    async def agents(self, user: str | None) -> Answer:
         """None: everybody's."""
         ...
 
@@ -50,7 +50,7 @@ def forge_routes(forge: Forge, *, guarded: bool = False) -> tuple[Route, ...]:
         return forge.telemetry()
 
     async def agents(call: Call) -> Answer:
-        return forge.agents(visible_to(call.principal, guarded=guarded))
+        return await forge.agents(visible_to(call.principal, guarded=guarded))
 
     async def register(call: Call) -> Answer:
         body = call.document()

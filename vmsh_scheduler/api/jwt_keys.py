@@ -99,6 +99,8 @@ class KeySet:
         self._elapsed = elapsed
         self._cool_down_ms = cool_down_ms
         self._allowed = frozenset(settings.allowed_kids)
+        self._wanted: frozenset[str] | None = None
+        """Other pins, of which no known key has one yet."""
         self._keys: _Keys = {}
         self._loaded_at: Millis | None = None
         self._tried_at: Millis | None = None
@@ -119,15 +121,35 @@ class KeySet:
         newer = self._known(kid, algorithm)
         return None if newer is None or newer is key else signed_payload(token, newer, algorithm)
 
-    def repin(self, kids: Iterable[str]) -> str:
-        """Other pins from now on; the text is a warning ("" = none) that no key known now has one of them."""
-        allowed = frozenset(kids)
-        if not allowed and self._settings.require_pinned_kid:
-            return "no kid is pinned, though pinned ones are required: the former pins stay"
-        self._allowed = allowed
-        if self._keys and not self._has_usable():
-            return "no key that the issuer publishes now has a pinned kid: its tokens are refused until one has"
-        return ""
+    @property
+    def pinned(self) -> int:
+        """How many kids count; 0 = all."""
+        return len(self._allowed)
+
+    @property
+    def pins_wait(self) -> bool:
+        """`repin` asked for pins that would lock everybody out."""
+        return self._wanted is not None
+
+    async def repin(self, kids: Iterable[str]) -> str:
+        """Other pins from now on, if a key of the issuer has one of them; the text says why not ("" = done). The
+        former ones stay until it publishes one."""
+        wanted = frozenset(kids)
+        if not wanted:
+            return "no kid is pinned: the former pins stay"
+        self._wanted = None if wanted == self._allowed else wanted
+        self._adopt()
+        if self._wanted is not None:
+            await self._refresh()
+        if self._wanted is None:
+            return ""
+        if not self._keys:
+            return "no key of the issuer is known that could have a pinned kid: the former pins stay until one has"
+        return "no key that the issuer publishes now has a pinned kid: the former pins stay until one has"
+
+    def _adopt(self) -> None:
+        if self._wanted is not None and any(kid in self._wanted for kid, _ in self._keys):
+            self._allowed, self._wanted = self._wanted, None
 
     async def close(self) -> None:
         """Ends a fetch that is going on."""
@@ -149,7 +171,8 @@ class KeySet:
         return self._keys.get((kid, algorithm))
 
     def _is_foreign(self, kid: str) -> bool:
-        return bool(self._allowed) and kid not in self._allowed
+        waits = self._wanted is not None and kid in self._wanted  # the issuer may be asked for it
+        return bool(self._allowed) and kid not in self._allowed and not waits
 
     def _has_usable(self) -> bool:
         return any(not self._is_foreign(kid) for kid, _ in self._keys)
@@ -182,6 +205,7 @@ class KeySet:
     def _take(self, keys: _Keys) -> None:
         """An answer without a key that may be used counts, as one that withdraws all, but is not cached."""
         self._keys, self._loaded_at = keys, None
+        self._adopt()
         if not self._has_usable():
             raise ValueError("the key set holds no key that may be used")
         self._loaded_at, self._failed, self.last_error = self._elapsed(), False, ""

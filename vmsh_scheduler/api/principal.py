@@ -55,6 +55,8 @@ class AuthSettings:
     discovery_ttl_ms: Millis = 300_000
     http_timeout_ms: Millis = 5_000
     allowed_kids: tuple[str, ...] = ()
+    allowed_kids_file: str = ""
+    """In place of `allowed_kids`; read by whoever watches it."""
     require_pinned_kid: bool = False
     auth_reads: bool = False
     legacy_claims: bool = False
@@ -143,7 +145,11 @@ def _secret_problems(secret: str) -> Iterator[str]:
 
 
 def _pin_problems(settings: AuthSettings) -> Iterator[str]:
-    if settings.require_pinned_kid and not settings.allowed_kids:
+    if settings.allowed_kids_file and settings.allowed_kids:
+        yield "SCHEDULER_JWKS_ALLOWED_KIDS_FILE and SCHEDULER_JWKS_ALLOWED_KIDS are both set: keep one"
+    if settings.allowed_kids_file and not settings.fetches_keys:
+        yield "SCHEDULER_JWKS_ALLOWED_KIDS_FILE is set, but neither SCHEDULER_JWKS_URL nor SCHEDULER_OIDC_ISSUER"
+    if settings.require_pinned_kid and not (settings.allowed_kids or settings.allowed_kids_file):
         yield "SCHEDULER_JWKS_REQUIRE_PINNED_KID is set without SCHEDULER_JWKS_ALLOWED_KIDS: name the kids"
     if settings.require_pinned_kid and not settings.fetches_keys:
         yield "SCHEDULER_JWKS_REQUIRE_PINNED_KID is set, but neither SCHEDULER_JWKS_URL nor SCHEDULER_OIDC_ISSUER"

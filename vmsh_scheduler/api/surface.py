@@ -27,6 +27,7 @@ JSON_TYPE = "application/json"
 _LOG = logging.getLogger("vmsh_scheduler.api")
 _LOCAL_NAME = r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
 _LOCAL_HOST = re.compile(_LOCAL_NAME, re.IGNORECASE | re.ASCII)
+_PORT = re.compile(r":\d{1,5}\Z", re.ASCII)
 _LOCAL_ORIGIN = re.compile(f"https?://{_LOCAL_NAME}", re.IGNORECASE | re.ASCII)
 
 Answer = Mapping[str, object]
@@ -137,6 +138,8 @@ class Access:
     origins: frozenset[str]
     local: bool = False
     """Bound to loopback: Host has to name it (decision 31)."""
+    hosts: frozenset[str] = frozenset()
+    """Other names that Host may have then: those of a proxy on this machine. Lower-case, without a port."""
 
 
 @dataclass
@@ -255,8 +258,9 @@ class Surface:
 
     def _refuse_misdirected(self, request: web.BaseRequest) -> None:
         """A name that was rebound to loopback lets no page of the internet in (decision 31)."""
-        host = request.headers.get("Host")
-        if self._access.local and host is not None and not _LOCAL_HOST.fullmatch(host):
+        host = request.headers.get("Host", "localhost")
+        named = _LOCAL_HOST.fullmatch(host) or _PORT.sub("", host).lower() in self._access.hosts
+        if self._access.local and not named:
             raise Problem(421, "misdirected", {"Connection": "close"})
 
     def _refuse_foreign(self, request: web.BaseRequest) -> None:

@@ -81,6 +81,17 @@ def _control(context: Context, action: str, id: str, user: str, *, json: bool) -
 
 def _say(done: dict[str, Any], json: bool, text: str) -> None:
     if json:
-        as_json(done)
+        as_json({**done, "agent": _without_urls(done["agent"])})
     else:
         typer.echo(text)
+
+
+def _without_urls(agent: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As in lists: the token in a callback's URL is not for terminals and logs of whoever runs this."""
+    if agent is None:
+        return None
+    last = agent["lastDispatch"]
+    shown = {**agent, "callbackConfigured": bool(agent["callbackUrl"])}
+    shown["lastDispatch"] = last and {name: value for name, value in last.items() if name != "callbackUrl"}
+    del shown["callbackUrl"]
+    return shown

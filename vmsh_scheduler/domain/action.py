@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from sys import intern
+from urllib.parse import urlsplit
 
 from vmsh_scheduler.domain.retry import ErrorClass
 
@@ -63,6 +65,15 @@ class Callback:
     user: str = ""
     agent: str = ""
     """Its ids as registered, uncut."""
+
+    @property
+    def host(self) -> str:
+        """Host and port as the URL writes them; "" without a URL, or with one that cannot be read."""
+        try:
+            where = urlsplit(self.url).netloc
+        except ValueError:
+            return ""
+        return intern(where.rpartition("@")[2].lower())  # thousands of agents have the same
 
 
 Action = Command | Callback

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vmsh_scheduler.domain.plan import QUEUE_FULL, TURNED_AWAY
+from vmsh_scheduler.domain.plan import QUEUE_FULL
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, SECOND, Millis, Next
 
@@ -71,6 +71,15 @@ class Agent:
 def job_id(user: str, id: str) -> str:
     """No two pairs share one, whatever characters they hold; a file's names have neither of the two."""
     return "/".join(("_agents", *(part.replace("%", "%25").replace("/", "%2F") for part in (user, id))))
+
+
+def named(job_id: str) -> tuple[str, str] | None:
+    """User and id of an agent's job; None for any other."""
+    first, _, rest = job_id.partition("/")
+    user, _, id = rest.partition("/")
+    if first != "_agents":
+        return None
+    return tuple(part.replace("%2F", "/").replace("%25", "%") for part in (user, id))  # type: ignore[return-value]  # two
 
 
 def stored(document: Mapping[str, object]) -> Agent:
@@ -155,6 +164,11 @@ def first_state(agent: Agent, revision: str, before: JobState, now: Millis) -> J
     return state._replace(runs=before.runs, newest_slot=before.newest_slot)
 
 
+def first_due(due: Millis, started_at: Millis, tick: Millis) -> Millis:
+    """Of an agent that is there when the scheduler starts (decision 7)."""
+    return max(due, started_at + tick)
+
+
 def changed(agent: Agent, action: str, now: Millis) -> Agent:
     """After `pause` or `resume`."""
     return replace(agent, status=PAUSED if action == "pause" else RUNNING, updated_at=now)
@@ -226,9 +240,10 @@ def last_dispatch(state: JobState) -> dict[str, object] | None:
     """None before the first. A cycle that was refused by a full queue was no dispatch, and has no duration."""
     if not state.last_status:
         return None
+    ts = state.last_finish or 0
     if state.last_error == QUEUE_FULL:
-        return {"ok": False, "ts": (state.ready_at or TURNED_AWAY) - TURNED_AWAY, "error": QUEUE_FULL}
-    ts, took = state.last_finish or 0, max(0, (state.last_finish or 0) - (state.last_start or 0))
+        return {"ok": False, "ts": ts, "error": QUEUE_FULL}
+    took = max(0, ts - (state.last_start or 0))
     if state.last_status == "ok":
         return {"ok": True, "ts": ts, "durationMs": took, **state.result}
     return {"ok": False, "ts": ts, "durationMs": took, "error": state.last_error[:LONGEST_ERROR]}

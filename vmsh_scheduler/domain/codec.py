@@ -1,4 +1,5 @@
-"""States, decisions and runs as plain JSON values and back; defaults are left out, unknown keys are kept out."""
+"""States, decisions and runs out of plain JSON values, and all but states as such; defaults are left out, unknown
+keys are kept out. What a store writes it writes as text at once, with the same keys: stores/local/text.py."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,34 +13,11 @@ from vmsh_scheduler.domain.trigger import Next
 Json = dict[str, Any]
 
 _NESTED = {"upcoming", "runs", "held", "pause", "result"}
-_FIELDS = JobState._fields
-_FRESH = JobState()
-_PLAIN = tuple(name for name in _FIELDS if name not in _NESTED)
-
-
-def state_to_json(state: JobState) -> Json:
-    """Only what differs from a fresh state."""
-    out: Json = {name: value for name, value, fresh in zip(_FIELDS, state, _FRESH, strict=True) if value != fresh}
-    if state.upcoming is not None:
-        out["upcoming"] = [state.upcoming.slot, state.upcoming.due]
-    if state.runs:
-        out["runs"] = [run_to_json(run) for run in state.runs]
-    if state.held is not None:
-        out["held"] = run_to_json(state.held)
-    if state.pause is not None:
-        out["pause"] = {
-            "at": state.pause.at,
-            "until": state.pause.until,
-            "note": state.pause.note,
-            "by": state.pause.by,
-        }
-    if state.result:
-        out["result"] = dict(state.result)
-    return out
+_PLAIN = tuple(name for name in JobState._fields if name not in _NESTED)
 
 
 def state_from_json(data: Mapping[str, Any]) -> JobState:
-    """Raises KeyError, TypeError or ValueError on anything `state_to_json` does not write."""
+    """Raises KeyError, TypeError or ValueError on anything that no store wrote."""
     plain = {name: data[name] for name in _PLAIN if name in data}
     upcoming, pause, held = data.get("upcoming"), data.get("pause"), data.get("held")
     return JobState(

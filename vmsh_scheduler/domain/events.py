@@ -108,6 +108,15 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    """This instance leads from now on, under this fence."""
+
+    at: Millis
+    instance: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something worth a log line and a counter that is none of the above."""
 
@@ -128,5 +137,6 @@ Event = (
     | StateFailed
     | StateRestored
     | Recovered
+    | LeaderChanged
     | Trouble
 )

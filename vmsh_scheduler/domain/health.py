@@ -52,6 +52,8 @@ class Vitals:
     state_origin: str = "found"
     """found | fresh | recovered | lost: what the state was like at start."""
     clock_sane: bool = True
+    cluster: Mapping[str, object] | None = None
+    """Of an instance of several: `ok`, and what is wrong if it is not. None: there is only this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) 
         "runs": runs,
         "agents": _agents(jobs, states),
     }
+    if vitals.cluster is not None:
+        body["cluster"] = vitals.cluster
     return Health(condition, body)
 
 
@@ -192,6 +196,7 @@ def _condition(namespaces: Mapping[str, Mapping[str, object]], runs: Mapping[str
         not vitals.clock_sane,
         not vitals.state_saved,
         vitals.state_origin in {"recovered", "lost"},
+        vitals.cluster is not None and not vitals.cluster["ok"],
         runs["unknown"] > 0,
         runs["held"] > 0,
         any(body["status"] != Standing.OK.value for body in namespaces.values()),

@@ -98,3 +98,5 @@ class Job:
     """Whose permits its runs take (engine.Bounds)."""
     share: str = ""
     """Within a pool, those who wait take turns by share: nobody's thousands keep another's five waiting."""
+    host: str = ""
+    """Where its runs go, "" = nowhere in particular: within a pool, no host gets all permits while there are others."""

@@ -3,6 +3,7 @@
 admit: a job set changed. decide: time passed. begin: a run starts. settle: a run ended. Nothing else changes a job."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vmsh_scheduler.domain import former
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict, inputs_of
@@ -17,6 +18,8 @@ CANCELLED = "cancelled"
 """Outcome code of a run that this program ended itself (drain): tried again, not held against the job."""
 TURNED_AWAY: Millis = 3 * SECOND
 QUEUE_FULL = "scheduler_queue_full"
+
+Fields = dict[str, Any]  # of a JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +84,14 @@ def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | Non
     A fixed delay that is switched off has no slots; a grid has them, and each is journaled as skipped."""
     if not job.enabled and isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH:
         return None
-    times: list[Millis] = []
+    at = None
     if state.ready_at is not None and job.enabled and _may_start(state, queued=queued):
-        times.append(state.ready_at)
+        at = state.ready_at
     elif state.pause is not None and state.pause.until is not None:
-        times.append(state.pause.until)
-    if state.upcoming is not None and not _waits(job, state, queued):
-        times.append(state.upcoming.due)
-    return min(times, default=None)
+        at = state.pause.until
+    if state.upcoming is None or _waits(job, state, queued):
+        return at
+    return state.upcoming.due if at is None else min(at, state.upcoming.due)
 
 
 def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> Step:
@@ -121,7 +124,7 @@ def _refusal(job: Job, state: JobState, *, queued: bool) -> tuple[Verdict, Reaso
         return Verdict.DEFERRED, Reason.HELD
     if queued:
         return Verdict.SKIPPED, Reason.CAPACITY
-    if _busy(state):
+    if state.runs:
         return None if job.policy.overlap is Overlap.ALLOW else (Verdict.SKIPPED, Reason.OVERLAP)
     return (Verdict.DEFERRED, Reason.BACKOFF) if state.slot is not None else None
 
@@ -160,8 +163,7 @@ def _within_window(job: Job, state: JobState, passed: Passed) -> int:
 
 def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ...], upcoming: Next | None) -> Step:
     cause = Cause.CATCH_UP if before else Cause.SCHEDULE
-    opened = reopen(state._replace(upcoming=upcoming), slot, now, cause)
-    return Step(opened, before, start=True)
+    return Step(reopen(state, slot, now, cause)._replace(upcoming=upcoming), before, start=True)
 
 
 def _ready(job: Job, state: JobState, now: Millis, queued: bool) -> bool:
@@ -170,17 +172,13 @@ def _ready(job: Job, state: JobState, now: Millis, queued: bool) -> bool:
 
 
 def _may_start(state: JobState, *, queued: bool) -> bool:
-    waiting = state.slot is not None and not _busy(state) and not queued
+    waiting = state.slot is not None and not state.runs and not queued
     return waiting and state.held is None and state.pause is None
-
-
-def _busy(state: JobState) -> bool:
-    return bool(state.runs)
 
 
 def _waits(job: Job, state: JobState, queued: bool) -> bool:
     """Slots stay undecided until what goes on is over; `catch_up: all` so takes its turns one by one."""
-    busy, overlap = _busy(state), job.policy.overlap
+    busy, overlap = bool(state.runs), job.policy.overlap
     if overlap is Overlap.WAIT:
         return queued or busy
     began = state.ready_at if queued else state.last_start if busy and overlap is Overlap.SKIP else None
@@ -213,7 +211,7 @@ def _decision(job: Job, state: JobState, passed: Passed, now: Millis, why: tuple
 def turned_away(step: Step, now: Millis) -> Step:
     """Too many wait already: as after a failed attempt, though none was made (forge-os section 6)."""
     state = step.state._replace(ready_at=now + TURNED_AWAY, level=step.state.level + 1)
-    return Step(state._replace(last_status="failed", last_error=QUEUE_FULL), step.decisions)
+    return Step(state._replace(last_finish=now, last_status="failed", last_error=QUEUE_FULL), step.decisions)
 
 
 def attempt_of(state: JobState) -> int:
@@ -271,7 +269,7 @@ def close_slot(job: Job, state: JobState, reason: Reason, now: Millis) -> tuple[
 
 def reopen(state: JobState, slot: Millis, now: Millis, cause: Cause) -> JobState:
     """Open `slot`, in place of whatever slot was open."""
-    return _closed(state)._replace(slot=slot, ready_at=now, cause=cause.value)
+    return state._replace(slot=slot, ready_at=now, attempt=0, cause=cause.value, fired=False, open_digest="")
 
 
 def manual_slot(state: JobState, now: Millis, trigger: Trigger | None = None) -> Millis:
@@ -285,7 +283,8 @@ def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -
     """After a run: counters, the open slot, and when to go on."""
     if former.is_former(job, state, run):
         return former.settled(state, run, now)
-    state = state.without(run)._replace(last_finish=now, last_status=outcome.status.value)
+    left = tuple(known for known in state.runs if known.id != run.id)
+    state = state._replace(runs=left, last_finish=now, last_status=outcome.status.value)
     mine = state.slot == run.slot
     match outcome.status:
         case Status.OK | Status.SKIPPED:
@@ -299,6 +298,8 @@ def settle(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -
 def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:
     took = min(max(0, now - run.started_at), job.policy.timeout)  # a clock step is no duration
     mean = state.mean_ms + (took - state.mean_ms) / (state.succeeded + 1)
+    closed = _CLOSED | {"level": 0, "held": None} if state.slot == run.slot else {}
+    # one `_replace` of many fields: each run pays for every one of them
     state = state._replace(
         newest_slot=_newest(state, run.slot),
         last_success=now,
@@ -306,21 +307,18 @@ def _succeeded(job: Job, state: JobState, run: Run, outcome: Outcome, now: Milli
         mean_ms=round(mean, 3),
         last_error="",
         error_class="",
+        result=outcome.result or state.result,
+        **_covered(job, run.found),
+        **closed,
     )
-    if outcome.result:
-        state = state._replace(result=outcome.result)
-    if run.found is not None:
-        state = _covered(job, state, run.found)
-    if state.slot == run.slot:
-        state = _closed(state)._replace(level=0, held=None)
     return _next_after_finish(job, state, now)
 
 
-def _covered(job: Job, state: JobState, found: Found) -> JobState:
+def _covered(job: Job, found: Found | None) -> Fields:
     """A run that began before the target was changed covers nothing for the new one."""
-    if job.subject is not None and found.target != job.subject.target:
-        return state
-    return state._replace(found_id=found.id, found_digest=found.digest, covers=found.covers, covered_for=found.target)
+    if found is None or (job.subject is not None and found.target != job.subject.target):
+        return {}
+    return {"found_id": found.id, "found_digest": found.digest, "covers": found.covers, "covered_for": found.target}
 
 
 def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) -> JobState:
@@ -381,13 +379,16 @@ def reset(state: JobState, now: Millis) -> JobState:
     return state._replace(level=0, ready_at=ready, last_error="", error_class="")
 
 
+_CLOSED: Fields = {"slot": None, "ready_at": None, "attempt": 0, "cause": "", "fired": False, "open_digest": ""}
+
+
 def _closed(state: JobState) -> JobState:
-    return state._replace(slot=None, ready_at=None, attempt=0, cause="", fired=False, open_digest="")
+    return state._replace(**_CLOSED)
 
 
 def _newest(state: JobState, slot: Millis | None) -> Millis | None:
-    known = [s for s in (state.newest_slot, slot) if s is not None]
-    return max(known, default=None)
+    newest = state.newest_slot
+    return slot if newest is None else newest if slot is None else max(newest, slot)
 
 
 def _next_after_finish(job: Job, state: JobState, now: Millis) -> JobState:

@@ -52,6 +52,7 @@ class JobState(NamedTuple):
     pause: Pause | None = None
     last_start: Millis | None = None
     last_finish: Millis | None = None
+    """Also of a slot that was turned away before it began."""
     last_success: Millis | None = None
     last_status: str = ""
     last_error: str = ""

@@ -104,6 +104,12 @@ class Board:
         release.started = True
         self._left_line(release.job.id)
 
+    async def set_aside(self, release: Release, line: str) -> None:
+        """It waits in a line of its own, for its host: no herd that books have to wait for."""
+        self._left_line(release.job.id)
+        job, slot = release.job, release.state.slot or 0
+        await self.agenda.release(job.id, slot, job.policy.priority, pool=line, share=job.share)
+
     def _left_line(self, job_id: str) -> None:
         self._in_line.discard(job_id)
         if not self._in_line:

@@ -13,6 +13,11 @@ class Pool:
     concurrency: int
     capacity: int
 
+    @property
+    def to_one_host(self) -> int:
+        """Permits that runs at one host may have while jobs of others are enabled: a quarter is left, at least one."""
+        return max(1, self.concurrency - max(1, self.concurrency // 4))
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:

@@ -103,7 +103,7 @@ class Carrier:
                 await self._never_began(job, run)
             case Trace.RUNNING:
                 running()
-                await self._settle(job, run, await executor.adopt(job, run), executor)
+                await self._conclude(job, run, await executor.adopt(job, run), executor)
             case Trace.FINISHED if recovery.outcome is not None:
                 await self._settle(job, run, recovery.outcome, executor)
             case _:
@@ -133,7 +133,8 @@ class Carrier:
             notes=() if superseded is None else (superseded,),
         )
         durable = job.policy.crash_exact or job.policy.on_unknown is OnUnknown.HOLD
-        if not await self.board.commit([change], durable=durable):
+        # those of one turn share a write: they begin together, and then their processes are started
+        if not await self.board.commit([change], durable=durable, soon=not durable):
             await self.board.postpone(job.id)
             return None
         await self.board.reschedule(job.id)
@@ -180,9 +181,17 @@ class Carrier:
         ended = self.board.clock.now()
         permit.give_back()
         await self.board.calm()
+        await self._conclude(job, run, outcome, executor, ended)
+
+    async def _conclude(
+        self, job: Job, run: Run, outcome: Outcome, executor: Executor, ended: Millis | None = None
+    ) -> None:
+        """A run that another instance carried out may end as one whose end nobody saw."""
         if outcome.code == RESOURCES:
-            self._refused(job, outcome, ended)
+            self._refused(job, outcome, self.board.clock.now() if ended is None else ended)
             await self._never_began(job, run, wait=SECOND)
+        elif outcome.status is Status.UNKNOWN:
+            await self._unknown(job, run, executor, outcome)
         else:
             await self._settle(job, run, outcome, executor, ended)
 

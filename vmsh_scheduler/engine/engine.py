@@ -1,7 +1,6 @@
 """One engine, three ways in: `tick` once, `run` until told to stop, and whoever calls `tick` from outside."""
 
 import asyncio
-from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from vmsh_scheduler.engine.board import Board, Release
 from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
+from vmsh_scheduler.engine.turnstile import Turnstile
 from vmsh_scheduler.engine.upkeep import forgotten
 from vmsh_scheduler.ports import Agenda, Change, Clock, Executor, Observer, States, Subjects
 
@@ -59,9 +59,7 @@ class Engine:
         self.stopping = False
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._permits = bounds.permits()
-        self._in_turn: deque[Release] = deque()
-        """Their lane is free; they wait for a permit before all others."""
+        self.turnstile = Turnstile(self.board, bounds, self._start)
         self._progress = asyncio.Event()
         self._inherited = {run.id for state in stores.states.all().values() for run in state.runs}
         self._fault: BaseException | None = None
@@ -75,7 +73,7 @@ class Engine:
     def load(self, pool: str) -> tuple[int, int]:
         """How many of a pool wait, and how many run."""
         waiting = sum(release.job.pool == pool and not release.started for release in self.board.waiting.values())
-        return waiting, self.bounds.permits()[pool] - self._permits[pool]
+        return waiting, self.turnstile.running(pool)
 
     async def sync(self, jobs: Mapping[str, Job], config_hash: str, *, lost: bool = False) -> Synced:
         """Another job set is in force. Unchanged jobs keep plan and backoff, removed ones start no more."""
@@ -87,6 +85,7 @@ class Engine:
         for job_id in removed:
             await self.board.withdraw(job_id)
         self.board.jobs = {id: old[id] if id in old and old[id] == job else job for id, job in jobs.items()}
+        self.turnstile.hosts.recount(self.board.jobs.values())
         touched = (*added, *changed)
         for start in range(0, len(touched), SLICE):
             await self._admit(touched[start : start + SLICE], lost=lost)
@@ -126,6 +125,7 @@ class Engine:
                 self.board.jobs[job.id] = known
             await self.board.reschedule(job.id)
             return False
+        self.turnstile.hosts.exchange(known, job)
         await self.board.reschedule(job.id)
         self.wakeup.set()
         return True
@@ -136,7 +136,7 @@ class Engine:
         if not await self.board.commit([Change(job_id, None, notes=(note,))]):
             await self.board.reschedule(job_id)
             return False
-        self.board.jobs.pop(job_id, None)
+        self.turnstile.hosts.exchange(self.board.jobs.pop(job_id, None), None)
         return True
 
     async def forget_removed(self) -> None:
@@ -173,10 +173,10 @@ class Engine:
 
         self._inherited.discard(run.id)
         self._lanes.occupy(job.lane, job.id)
-        self._permits[job.pool] -= 1
+        self.turnstile.take(job)
         task = self._task(self.carrier.recover(job, run, seen), job)
         task.add_done_callback(lambda _: seen())
-        task.add_done_callback(lambda _: self._freed(job.pool))
+        task.add_done_callback(lambda _: self._freed(job))
         return known
 
     def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
@@ -248,6 +248,22 @@ class Engine:
         for executor in self.executors.values():
             executor.hurry()
 
+    async def leave(self, limit: Millis) -> None:
+        """Another engine goes on from the same stores: wait up to `limit`, then let go of what runs, unsettled."""
+        self._stop_starting()
+        if self._tasks and limit:
+            await asyncio.wait(self._tasks, timeout=limit / SECOND)
+        self.board.patient = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def resize(self, bounds: Bounds) -> None:
+        """Other permits from now on; whoever runs keeps theirs."""
+        self.bounds = bounds
+        self.turnstile.resize(bounds)
+        self.wakeup.set()
+
     def halt(self) -> None:
         """Start nothing more, end every run (TERM, grace, KILL): one-shot ticks that are told to stop."""
         self._stop_starting()
@@ -283,7 +299,7 @@ class Engine:
         state = self.board.state(job.id)
         step = plan.decide(job, state, now, queued=queued)
         notes: tuple[Note, ...] = ()
-        if step.start and await self._is_full(job):
+        if step.start and await self.turnstile.is_full(job):
             step, notes = plan.turned_away(step, now), (Note("queue_full", now, job.id, {"slot": step.state.slot}),)
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
         told = step.decisions or notes or step.state.pause is not state.pause
@@ -298,52 +314,21 @@ class Engine:
         await self.board.reschedule(job.id)
 
     async def _pump(self) -> int:
-        """Give free permits to what is ready."""
-        started = 0
-        for _ in range(len(self._in_turn)):
-            release = self._in_turn.popleft()
-            if self._may_start(release.job.pool):
-                started += self._start(release)
-            else:
-                self._in_turn.append(release)
-        for pool, free in list(self._permits.items()):
-            if free > 0 and self.board.waiting and not self.stopping:
-                started += await self._start_waiting(pool, free)
-        return started
-
-    def _may_start(self, pool: str) -> bool:
-        return self._permits[pool] > 0 and not self.stopping
-
-    async def _start_waiting(self, pool: str, free: int) -> int:
-        started = 0
-        for job_id in await self.board.agenda.claim(free, pool):
-            release = self.board.waiting.get(job_id)
-            if release is None or release.started:
-                await self.board.agenda.ack(job_id)
-            else:
-                started += self._start(release)
-        return started
-
-    async def _is_full(self, job: Job) -> bool:
-        """As many of its pool wait as may; those with a free permit are on their way."""
-        pool = self.bounds.pools.get(job.pool)
-        if pool is None:
-            return False
-        return await self.board.agenda.depth(job.pool) >= pool.capacity + max(0, self._permits[job.pool])
+        return 0 if self.stopping else await self.turnstile.pump()
 
     def _start(self, release: Release) -> int:
         self.board.start(release)
         if not self._lanes.enter(release):
             return 0
-        pool = release.job.pool
-        self._permits[pool] -= 1
-        permit = Permit(lambda: self._freed(pool))
-        task = self._task(self.carrier.carry(release, permit), release.job)
+        job = release.job
+        self.turnstile.take(job)
+        permit = Permit(lambda: self._freed(job))
+        task = self._task(self.carrier.carry(release, permit), job)
         task.add_done_callback(lambda _: permit.give_back())
         return 1
 
-    def _freed(self, pool: str) -> None:
-        self._permits[pool] += 1
+    def _freed(self, job: Job) -> None:
+        self.turnstile.give_back(job)
         self._progress.set()
         if self.board.waiting:
             self.wakeup.set()
@@ -359,7 +344,7 @@ class Engine:
         self._tasks.discard(task)
         following = self._lanes.leave(job.lane, job.id, self.board.waits)
         if following is not None:
-            self._in_turn.append(following)
+            self.turnstile.next_in_turn(following)
         if not task.cancelled() and task.exception() is not None:
             self._fault = task.exception()
         self._progress.set()

@@ -18,6 +18,7 @@ from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run, Status, Trace
 from vmsh_scheduler.domain.text import printable
 from vmsh_scheduler.domain.trigger import SECOND
+from vmsh_scheduler.engine.errand import INSTANCE
 from vmsh_scheduler.net.calls import CallFailed, FailureKind, Poster, Reply
 from vmsh_scheduler.ports import Clock
 
@@ -34,6 +35,7 @@ _CYCLES = uuid.UUID("5f0d1f4e-6f3b-5c5e-9b7e-3c9a4d1f7a52")
 """Namespace of queue task ids: never change it, keys of open cycles would change with it."""
 _FAILED: Mapping[FailureKind, tuple[ErrorClass, str, str]] = {
     "timeout": (ErrorClass.NETWORK, "timeout", ABORTED),
+    "lookup": (ErrorClass.NETWORK, "lookups_stuck", "callback_lookups_stuck"),
     "connect": (ErrorClass.NETWORK, "connect", _FETCH_FAILED),
     "protocol": (ErrorClass.NETWORK, "protocol", _FETCH_FAILED),
     "too_large": (ErrorClass.NETWORK, "protocol", _FETCH_FAILED),
@@ -105,9 +107,13 @@ class CallbackExecutor:
         try:
             with self._abortable() as abort:
                 async with abort:
-                    return await self._cycle(action, run, ends)
+                    return await self._cycle(action, run, ends, self.enqueued_by(job))
         except TimeoutError:
             return _failure(ErrorClass.NETWORK, "cancelled", ABORTED)
+
+    def enqueued_by(self, job: Job) -> str:
+        """The instance that the receiver is told: another one may have handed the run to this one (section 7)."""
+        return job.labels.get(INSTANCE, self._instance)
 
     async def recover(self, job: Job, run: Run) -> Recovery:
         """Whether the other side got it is its own to know: the same key is sent again."""
@@ -141,12 +147,12 @@ class CallbackExecutor:
         finally:
             self._running.discard(abort)
 
-    async def _cycle(self, action: Callback, run: Run, ends: float) -> Outcome:
-        cycle = cycle_of(action, run, self._instance)
+    async def _cycle(self, action: Callback, run: Run, ends: float, instance: str) -> Outcome:
+        cycle = cycle_of(action, run, instance)
         try:
             async with asyncio.timeout_at(ends):
                 market = await self._snapshot(action.wallet)
-            body = self._body(action, run, cycle, market)
+            body = self._body(action, run, cycle, market, instance)
         except Exception as error:  # whatever keeps the market away, nothing may be sent without it (section 6)
             return _no_market(error, action)
         if not action.url:
@@ -176,12 +182,12 @@ class CallbackExecutor:
             self._client = self._make_client()
         return self._client
 
-    def _body(self, action: Callback, run: Run, cycle: Cycle, market: Mapping[str, object]) -> bytes:
+    def _body(self, action: Callback, run: Run, cycle: Cycle, market: Mapping[str, object], instance: str) -> bytes:
         document = {
             "event": action.payload.get("event"),
             "ts": self._clock.now(),
             "scheduler": {
-                "instanceId": self._instance,
+                "instanceId": instance,
                 "leaderFenceToken": run.fence,
                 "queueTaskId": cycle.task,
                 "callbackIdempotencyKey": cycle.key,

@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 HEAD = 8 * 1024
 TAIL = 56 * 1024
@@ -15,8 +14,7 @@ _PAUSE_S = 0.05
 """A flood is read at about _BURST per _PAUSE_S: 20 MB/s; the pipe makes the flooder wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """One stream as far as it was kept; `total` bytes were written."""
 
     head: bytes

@@ -4,9 +4,12 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote
 
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.remembered import Remembered
 from vmsh_scheduler.domain.run import Found, Run
 from vmsh_scheduler.domain.trigger import Millis
 
@@ -16,16 +19,27 @@ ALLOWED = frozenset(
 """Passed on from the daemon's environment, besides LC_* and a command's own `pass_env`."""
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC without saying so: formatting it is three times as fast
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_FACTS = {"job", "run_id", "idempotency_key", "slot", "slot_ms", "attempt", "cause", "fence", "deadline"}
+_FACTS |= {"previous_outcome", "batch"}
+"""Names that a payload cannot take."""
 _LABELS = (("namespace", "VMSH_NAMESPACE"), ("cadence", "VMSH_CADENCE"), ("target", "VMSH_TARGET"))
 
 
 def rfc3339(instant: Millis) -> str:
     """UTC, three decimals, Z; an instant no calendar has (a poisoned clock) stays a plain number."""
+    seconds, millis = divmod(instant, 1000)
+    second = _second(seconds)
+    return f"{second}.{millis:03d}Z" if second else str(instant)
+
+
+@lru_cache(64)
+def _second(seconds: int) -> str:
+    """A herd shares its slot and often its deadline. "" where no calendar goes."""
     try:
-        return (_EPOCH + timedelta(milliseconds=instant)).isoformat(timespec="milliseconds") + "Z"
+        return (_EPOCH + timedelta(seconds=seconds)).isoformat()
     except OverflowError:
-        return str(instant)
+        return ""
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -70,23 +84,18 @@ def facts_of(run: Run) -> dict[str, str]:
 
 def stdin_json(command: Command, run: Run, facts: Mapping[str, str]) -> bytes:
     """One line of ASCII; the facts of the run (`facts_of`) win over the payload's keys."""
-    document: dict[str, object] = {
-        **command.payload,
-        "job": run.job_id,
-        "run_id": run.id,
-        "idempotency_key": run.key,
-        "slot": facts["VMSH_SLOT"],
-        "slot_ms": run.slot,
-        "attempt": run.attempt,
-        "cause": run.cause.value,
-        "fence": run.fence,
-        "deadline": facts["VMSH_DEADLINE"],
-        "previous_outcome": run.previous,
-    }
-    if run.found is not None:
-        document["batch"] = _batch(run.found)
-    return _ENCODER.encode(document).encode() + b"\n"
+    own = {name: value for name, value in command.payload.items() if name not in _FACTS}
+    head = _encode(own)[1:-1] + "," if own else ""
+    batch = "" if run.found is None else f',"batch":{_batch_text(run.found)}'
+    # by hand: every run passes here, and a dictionary made and encoded takes three times as long
+    line = (
+        f'{{{head}"job":{quote(run.job_id)},"run_id":{quote(run.id)},"idempotency_key":{quote(run.key)},'
+        f'"slot":"{facts["VMSH_SLOT"]}","slot_ms":{run.slot},"attempt":{run.attempt},"cause":"{run.cause.value}",'
+        f'"fence":{run.fence},"deadline":"{facts["VMSH_DEADLINE"]}","previous_outcome":{quote(run.previous)}{batch}}}\n'
+    )
+    return line.encode("ascii")
 
 
-def _batch(found: Found) -> dict[str, object]:
-    return {**found.details, "id": found.id, "root": found.digest}
+@Remembered
+def _batch_text(found: Found) -> str:
+    return _encode({**found.details, "id": found.id, "root": found.digest})

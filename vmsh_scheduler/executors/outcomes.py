@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.classify import TAIL, classify
@@ -20,8 +20,7 @@ _LINE = 200
 MASK = "***"
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How a process ended and what it left; exactly one of `exit_code` and `signal` is given."""
 
     exit_code: int | None = None

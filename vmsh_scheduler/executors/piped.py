@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.run import Run
@@ -14,8 +15,11 @@ from vmsh_scheduler.executors.processes import kill_all, marked
 from vmsh_scheduler.executors.spawn import NotStarted, Program, Spawner, not_started, stdin_of, through_shim
 
 _DRAIN_S = 0.25
-_UNREAD_S = 0.005
+_UNREAD_S = 0.02
 """A command as short as this needs nobody to watch its pipes: they hold what it can have written."""
+
+_TIMER_SLACK_S = 0.001
+"""The loop's timers may come that early."""
 
 Streams = tuple[Stream, Stream]
 """stdout and stderr."""
@@ -29,16 +33,16 @@ class PipedRuns:
 
     groups: Groups
     spawner: Spawner
+    unread: "Unread" = field(default_factory=lambda: Unread())
 
     async def run(self, program: Program, command: Command, payload: bytes, run: Run, limit: Millis) -> Ended:
         """Raises NotStarted. Ends within limit + grace + 250 ms, whoever holds the pipes."""
         group, eof, streams = self._start(program, command, payload)
-        reading = asyncio.get_running_loop().call_later(_UNREAD_S, _watch, streams)
+        self.unread.watch_soon(streams)
         try:
             status = await self.groups.wait(group, limit, outlive=command.outlive)
             left = await _rest(streams, eof)
         finally:
-            reading.cancel()
             for stream in streams:
                 stream.close()
         if left and not command.outlive:
@@ -77,6 +81,34 @@ class PipedRuns:
         os.set_blocking(out, False)
         os.set_blocking(err, False)
         return pid, out, err
+
+
+class Unread:
+    """One timer for the pipes of all commands that have just begun: most end before it, and each its own would cost
+    more than reading."""
+
+    __slots__ = ("_line", "_waiting")
+
+    def __init__(self) -> None:
+        self._line: deque[tuple[float, Streams]] = deque()
+        self._waiting = False
+
+    def watch_soon(self, streams: Streams) -> None:
+        """Read from `_UNREAD_S` on, unless they are closed by then."""
+        loop = asyncio.get_running_loop()
+        self._line.append((loop.time() + _UNREAD_S, streams))
+        if not self._waiting:
+            self._waiting = True
+            loop.call_later(_UNREAD_S, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time() + _TIMER_SLACK_S
+        while self._line and self._line[0][0] <= now:
+            _watch(self._line.popleft()[1])
+        self._waiting = bool(self._line)
+        if self._line:
+            loop.call_at(self._line[0][0], self._look)
 
 
 def _streams(out: int, err: int) -> tuple[Eof, Streams]:

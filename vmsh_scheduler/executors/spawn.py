@@ -7,8 +7,8 @@ import shutil
 import signal
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.action import Limits
 
@@ -39,8 +39,7 @@ class NotStarted(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """What to execute and where; `path` is argv[0] as found on the child's PATH."""
 
     path: str

@@ -73,12 +73,21 @@ class Cache(Generic[T]):
         held = self._entries.get(key)
         return None if held is None else self._elapsed() - held.stamp
 
+    def fresh(self, key: str) -> Held[T] | None:
+        """Without waiting; whoever uses it says so (`took`)."""
+        held = self._entries.get(key)
+        return held if held is not None and self._elapsed() - held.stamp < self._ttl_ms else None
+
+    def took(self, key: str) -> None:
+        """A hit."""
+        self._counted["hits"] += 1
+        self._entries.move_to_end(key)
+
     async def get(self, key: str, load: Callable[[], Awaitable[T]]) -> Held[T]:
         """A fresh value. Whoever is cancelled here leaves the flight to the others, also the one who began it."""
-        held = self._entries.get(key)
-        if held is not None and self._elapsed() - held.stamp < self._ttl_ms:
-            self._counted["hits"] += 1
-            self._entries.move_to_end(key)
+        held = self.fresh(key)
+        if held is not None:
+            self.took(key)
             return held
         flight = self._join(key, load)
         await asyncio.wait((flight,))

@@ -128,6 +128,9 @@ class Market:
 
     async def _values(self, wallet: str) -> _Values:
         """All three at once; the first to fail fails the whole, and nobody is left waiting for the others."""
+        known = self._known(wallet)
+        if known is not None:
+            return known
         price = asyncio.create_task(self._price.get("", "/info/price"))
         dag = asyncio.create_task(self._dag.get("", "/info/blockdag"))
         balance = asyncio.create_task(self._balance.get(wallet, f"/addresses/{_component(wallet)}/balance"))
@@ -136,6 +139,15 @@ class Market:
         finally:
             for task in (price, dag, balance):
                 task.cancel()
+
+    def _known(self, wallet: str) -> _Values | None:
+        """Most of the time all three are fresh, and three tasks would cost more than the rest of it."""
+        price, dag, balance = self._price.cache.fresh(""), self._dag.cache.fresh(""), self._balance.cache.fresh(wallet)
+        if price is None or dag is None or balance is None:
+            return None
+        for source, key in ((self._price, ""), (self._dag, ""), (self._balance, wallet)):
+            source.cache.took(key)
+        return _Values(price, dag, balance)
 
     def _assembled(self, wallet: str, values: _Values) -> Mapping[str, object]:
         dag = values.dag.value

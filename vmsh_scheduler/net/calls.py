@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-FailureKind = Literal["timeout", "refused_address", "connect", "protocol", "too_large"]
+FailureKind = Literal["timeout", "refused_address", "lookup", "connect", "protocol", "too_large"]
 
 
 @dataclass(frozen=True, slots=True)

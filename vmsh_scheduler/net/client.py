@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -13,12 +14,16 @@ from yarl import URL
 from vmsh_scheduler import __version__
 from vmsh_scheduler.net.calls import CallFailed, Reply
 from vmsh_scheduler.net.guard import AllowList, literal_refused, refused, url_problem
+from vmsh_scheduler.net.resolver import BoundedResolver, LookupsStuck
 
 USER_AGENT = f"vmsh-scheduler/{__version__}"
 HEAD = 4096
 """What is kept of the body of a POST's reply."""
+MOST_TARGETS = 10_000
+"""URLs whose check is remembered: nothing that it depends on changes while the program runs."""
 _IDLE_S = 4.0
 """Below the 5 s after which Node's servers hang up, so that a call seldom meets a connection that is being closed."""
+_WINDOW = 32 * 1024
 _LINGER_S = 0.1
 """A good reply's body is not waited for; one that comes at once leaves the connection fit for the next call."""
 
@@ -43,15 +48,17 @@ class HttpClient:
         self._loopback_ok = loopback_ok
         self._limits = limit, limit_per_host
         self._resolver = resolver
+        self._own: list[BoundedResolver] = []
         self._tls = tls
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._checked = lru_cache(MOST_TARGETS)(self._target)
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, trusted: bool
     ) -> Reply:
         """`timeout_s` is for everything up to the reply's headers; what is read of the body never makes a call
         fail that has a status. Raises CallFailed."""
-        target = self._target(url, trusted=trusted)
+        target = self._checked(url, trusted=trusted)
         status, head = 0, bytearray()
         try:
             async with asyncio.timeout(timeout_s):
@@ -88,6 +95,8 @@ class HttpClient:
         self._sessions.clear()
         for session in sessions:
             await session.close()
+        while self._own:
+            await self._own.pop().close()
 
     def _target(self, url: str, *, trusted: bool) -> URL:
         """Parsed by the library that connects, so that what was checked is what is called."""
@@ -127,14 +136,26 @@ class HttpClient:
 
     def _connector(self, *, trusted: bool) -> aiohttp.TCPConnector:
         limit, per_host = self._limits
-        resolver = self._resolver or aiohttp.ThreadedResolver()
+        resolver = self._resolver
+        if resolver is None:
+            resolver = BoundedResolver()  # one each: strangers' names that hang hold up no others
+            self._own.append(resolver)
         return aiohttp.TCPConnector(
             resolver=resolver if trusted else _GuardedResolver(resolver, self._allow, loopback_ok=self._loopback_ok),
             limit=limit,
             limit_per_host=per_host,
             keepalive_timeout=_IDLE_S,
             ssl=self._tls or True,
+            socket_factory=_socket,
         )
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """What floods us piles up at its sender: by default one read of a socket may take 256 KiB (asyncio)."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)
+    return made
 
 
 class _Refused(OSError):
@@ -168,6 +189,9 @@ async def _look(response: aiohttp.ClientResponse, head: bytearray) -> None:
     if not 200 <= response.status < 300:
         await _read(response, head, HEAD)
         return
+    if response.content.is_eof():  # all of it came with the headers, as short replies do
+        head += response.content.read_nowait(HEAD)
+        return
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):
             await _read(response, head, HEAD)
@@ -184,6 +208,8 @@ def _failed(error: Exception, target: URL) -> CallFailed:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, _Refused):
         return CallFailed("refused_address", f"{where} is refused: {cause}")
+    if isinstance(cause, LookupsStuck):
+        return CallFailed("lookup", f"{where} is not called: {cause}")
     if isinstance(error, TimeoutError):
         return CallFailed("timeout", f"no answer from {where} in time")
     if isinstance(error, (aiohttp.ClientConnectionError, OSError)):

@@ -137,6 +137,10 @@ class ForgeMetrics:
         self._add(f"callback_{kind}_total")
         self.callback_latency.observe(ms)
 
+    def deduped(self) -> None:
+        """A cycle that was taken already and is not sent again."""
+        self._add("callback_dedupe_skipped_total")
+
     def fetched(self, kind: str, ms: int, ok: bool) -> None:
         self.upstream_latency.observe(ms)
 

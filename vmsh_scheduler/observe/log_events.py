@@ -10,6 +10,7 @@ from vmsh_scheduler.domain.events import (
     Decided,
     Event,
     Finished,
+    LeaderChanged,
     Recovered,
     Started,
     StateFailed,
@@ -70,6 +71,8 @@ class LogObserver:
                 self._state_restored()
             case Recovered():
                 self._recovered(event)
+            case LeaderChanged():
+                self._say(logging.INFO, "leading", instance=event.instance, fence=event.fence)
             case Trouble():
                 self._say(logging.WARNING, "trouble", what=event.what, **_free(event.details))
 

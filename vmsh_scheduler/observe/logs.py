@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import lru_cache
 
 from vmsh_scheduler.errors import Usage
 from vmsh_scheduler.observe.redact import Redactor
@@ -77,8 +78,14 @@ def open_log(options: LogOptions, fd: int, redactor: Redactor) -> "LogHandler":
     logger = logging.getLogger(LOGGER)
     logger.setLevel(level)
     logger.propagate = False
+    _leave_out_what_no_line_shows()
     logger.handlers[:] = [handler]
     return handler
+
+
+def _leave_out_what_no_line_shows() -> None:
+    """A third of what a record costs (logging HOWTO, "Optimization")."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _layout(options: LogOptions, fd: int, redactor: Redactor) -> "JsonLines | ConsoleLines":
@@ -146,6 +153,9 @@ class LogHandler(logging.Handler):
         self._writer.dropped = before
 
 
+_encode = json.JSONEncoder().encode
+
+
 class JsonLines(logging.Formatter):
     """level, time, service, version, msg, then the event's own fields; control characters escaped."""
 
@@ -184,7 +194,7 @@ class JsonLines(logging.Formatter):
 
 
 def _joined(base: Mapping[str, str], fields: Mapping[str, object]) -> str:
-    return json.dumps({**fields, **base} if base.keys() & fields.keys() else {**base, **fields})
+    return _encode({**fields, **base} if base.keys() & fields.keys() else {**base, **fields})
 
 
 class ConsoleLines(logging.Formatter):
@@ -201,12 +211,20 @@ class ConsoleLines(logging.Formatter):
         return " ".join([head + _harmless(_text(record.getMessage(), self._mask)), *shown])
 
 
+@lru_cache(64)
 def level_word(levelno: int) -> str:
     return next((word for least, word in _WORDS if levelno >= least), "debug")
 
 
 def _iso(created: float) -> str:
-    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, millis = divmod(int(created * 1000), 1000)
+    return f"{_iso_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(2)
+def _iso_second(seconds: int) -> str:
+    """Lines come in bursts: most share it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, object]:

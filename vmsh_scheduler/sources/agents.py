@@ -1,6 +1,7 @@
 """agents.yaml -> one Job per Forge agent: `_agents/<userId>/<agentId>`, fixed delay after each cycle."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.domain.action import Action, Callback
@@ -58,8 +59,7 @@ def compile_agents(file: "AgentsFile", wanted: Wanted, into: Compiled) -> None:
 
 def registered_job(agent: Agent, timeout: Millis) -> Job:
     """Of an agent that the API brought; its URL is a stranger's."""
-    trigger = Interval(agent.interval, since=Since.FINISH)
-    policy = _cycles(agent.interval, timeout)
+    trigger, policy = _pace(agent.interval, timeout)
     about = {
         "id": agent.id,
         "userId": agent.user,
@@ -82,6 +82,7 @@ def registered_job(agent: Agent, timeout: Millis) -> Job:
         enabled=agent.status == RUNNING,
         pool=POOL,
         share=agent.user,
+        host=action.host,
     )
 
 
@@ -121,6 +122,7 @@ def _job(spec: "AgentSpec", wanted: Wanted, into: Compiled) -> Job:
         enabled=spec.status == RUNNING,
         pool=POOL if isinstance(action, Callback) else "",
         share=spec.user_id,
+        host=action.host if isinstance(action, Callback) else "",
     )
 
 
@@ -146,6 +148,12 @@ def _payload(spec: "AgentSpec", **more: object) -> dict[str, object]:
             **more,
         },
     }
+
+
+@lru_cache(maxsize=256)
+def _pace(interval: Millis, timeout: Millis) -> tuple[Interval, Policy]:
+    """Thousands of agents have a few intervals between them, and share these."""
+    return Interval(interval, since=Since.FINISH), _cycles(interval, timeout)
 
 
 def _cycles(interval: Millis, timeout: Millis) -> Policy:

@@ -125,7 +125,9 @@ class BatchSubjects:
 
     async def _place(self, directory: str) -> _Directory:
         """With its shared listing if nothing changed (a few stats), else one scan in a thread for all who wait."""
-        place = self._directories.setdefault(directory, _Directory(Path(directory)))
+        place = self._directories.get(directory)
+        if place is None:
+            place = self._directories[directory] = _Directory(Path(directory))
         if place.listing.fresh(place.path):
             return place
         seen = place.begun

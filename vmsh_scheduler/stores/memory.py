@@ -1,5 +1,6 @@
 """Twins of the local stores that keep nothing: for tests and for runs that must leave no trace."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -8,7 +9,7 @@ from vmsh_scheduler.domain.run import Execution
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis
-from vmsh_scheduler.ports import Change, Clock, Lease
+from vmsh_scheduler.ports import Change, Clock, Known, Lease
 
 T = TypeVar("T")
 
@@ -126,3 +127,56 @@ class MemorySpecs:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+MOST_KEYS = 20_000
+"""That a memory twin remembers; the oldest go first."""
+
+
+class MemoryCounters:
+    """ports.Counters of this process; a counter of an older window goes before one of a newer."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[tuple[str, int], int] = OrderedDict()
+
+    async def hit(self, key: str, window: int, length: Millis) -> int:
+        count = self._counts[key, window] = self._counts.get((key, window), 0) + 1
+        if len(self._counts) > MOST_KEYS:
+            self._counts.popitem(last=False)
+        return count
+
+
+class MemoryDedupe:
+    """ports.Dedupe of this process. A key is one entry: its owner, "" = done, and when it ends."""
+
+    def __init__(self, clock: Clock, *, lease_ms: Millis, done_ms: Millis) -> None:
+        self._clock = clock
+        self._lease_ms = lease_ms
+        self._done_ms = done_ms
+        self._keys: OrderedDict[str, tuple[str, Millis]] = OrderedDict()
+
+    async def begin(self, key: str, owner: str) -> Known:
+        known = self._known(key)
+        if known not in (None, owner):
+            return Known.BUSY if known else Known.DONE
+        self._put(key, owner, self._lease_ms)
+        return Known.NEW
+
+    async def done(self, key: str, owner: str) -> None:
+        if self._known(key) in (None, owner):
+            self._put(key, "", self._done_ms)
+
+    async def failed(self, key: str, owner: str) -> None:
+        if self._known(key) == owner:
+            del self._keys[key]
+
+    def _known(self, key: str) -> str | None:
+        """Its owner, "" if it is done, None if it is new or over."""
+        owner, until = self._keys.get(key, ("", 0))
+        return owner if self._clock.elapsed() < until else None
+
+    def _put(self, key: str, owner: str, lasts: Millis) -> None:
+        self._keys[key] = (owner, self._clock.elapsed() + lasts)
+        self._keys.move_to_end(key)
+        if len(self._keys) > MOST_KEYS:
+            self._keys.popitem(last=False)

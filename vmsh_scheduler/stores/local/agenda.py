@@ -103,7 +103,9 @@ class HeapAgenda:
 
     async def release(self, job_id: str, slot: Millis, priority: int, *, pool: str = "", share: str = "") -> None:
         self._leave(job_id)
-        line = self._lines.setdefault(pool, _Line())
+        line = self._lines.get(pool)
+        if line is None:
+            line = self._lines[pool] = _Line()
         line.add(share, (priority, slot, self._next(), job_id))
 
     async def claim(self, limit: int, pool: str = "") -> Sequence[str]:

@@ -3,18 +3,17 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from vmsh_scheduler.domain.trigger import DAY, Millis
 from vmsh_scheduler.errors import StateUnreadable
-from vmsh_scheduler.stores.local.chain import Link, Row, Segment, next_row
+from vmsh_scheduler.stores.chain import Link, Row, Segment, next_row
 from vmsh_scheduler.stores.local.directory import StateDirectory
 from vmsh_scheduler.stores.local.records import Position
-from vmsh_scheduler.stores.local.text import canonical
+from vmsh_scheduler.stores.local.text import Fact
 
 BUSY_TIMEOUT_S = 5.0
 YIELD_EVERY = 16
@@ -112,19 +111,19 @@ def position(connection: sqlite3.Connection) -> Position:
     return Position(*connection.execute("SELECT gen, offset FROM position").fetchone())
 
 
-def store(connection: sqlite3.Connection, records: Iterable[Mapping[str, Any]], reached: Position) -> int:
+def store(connection: sqlite3.Connection, facts: Iterable[Fact], reached: Position) -> int:
     """Rows and the position they came from in one transaction, so none is ever taken twice; how many."""
     rows: list[tuple[object, ...]] = []
     links: dict[str, Link] = {}
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for n, record in enumerate(records):
+        for n, fact in enumerate(facts):
             if n % YIELD_EVERY == 0:
                 time.sleep(0)  # lets the loop's thread have the interpreter at once instead of after 5 ms
-            for job, kind, body in _bodies(record):
-                row = next_row(links.get(job) or head(connection, job), job, kind, canonical(body))
-                links[job] = Link(row.seq, row.hash)
-                rows.append((job, row.seq, kind, _at(kind, body), _run(kind, body), row.body, row.prev, row.hash))
+            job = clean(fact.job)
+            row = next_row(links.get(job) or head(connection, job), job, fact.kind, fact.body)
+            links[job] = Link(row.seq, row.hash)
+            rows.append((job, row.seq, fact.kind, fact.at, clean(fact.run), row.body, row.prev, row.hash))
         connection.executemany("INSERT INTO entries VALUES(?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany(
             "INSERT INTO heads VALUES(?, ?, ?, 1) "
@@ -255,22 +254,4 @@ def close_quietly(connection: sqlite3.Connection) -> None:
 
 def clean(job: str) -> str:
     """SQLite stores UTF-8, which has no lone surrogates."""
-    return job.encode("utf-8", "backslashreplace").decode()
-
-
-def _bodies(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    job = clean(str(record.get("job", "")))
-    for body in record.get("decisions", ()):
-        yield job, "decision", body
-    if "execution" in record:
-        yield job, "execution", record["execution"]
-    for body in record.get("notes", ()):
-        yield clean(str(body.get("job", ""))), "note", body
-
-
-def _at(kind: str, body: Mapping[str, Any]) -> Millis:
-    return int(body["finished_at" if kind == "execution" else "at"])
-
-
-def _run(kind: str, body: Mapping[str, Any]) -> str:
-    return clean(str(body["run"]["id"])) if kind == "execution" else ""
+    return job if job.isascii() else job.encode("utf-8", "backslashreplace").decode()

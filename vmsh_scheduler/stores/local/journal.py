@@ -1,21 +1,24 @@
-"""ports.Journal on SQLite. Rows are derived from the write-ahead log by one thread; the log stays the truth."""
+"""ports.Journal on SQLite. One thread writes what was synced to the log, out of memory while it can follow; the log
+stays the truth, and is read after a crash or when too much has gathered."""
 
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmsh_scheduler.domain.codec import decision_from_json, execution_from_json, note_from_json
 from vmsh_scheduler.domain.decision import Decision, Note
 from vmsh_scheduler.domain.run import Execution
 from vmsh_scheduler.domain.trigger import HOUR, Millis
 from vmsh_scheduler.errors import SchedulerError, StateUnreadable
+from vmsh_scheduler.stores.chain import check
 from vmsh_scheduler.stores.local import database
-from vmsh_scheduler.stores.local.chain import check
 from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.log import Stretch
 from vmsh_scheduler.stores.local.records import Position, read_tail
+from vmsh_scheduler.stores.local.text import Fact, facts_of
 
 if TYPE_CHECKING:
     from vmsh_scheduler.ports import Clock  # brings asyncio, which `history` does not need
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 GATHER_S = 0.3
 """Changes gather this long before a commit."""
 RETRY_S = 5.0
+HANDED_CAP = 4 << 20
+"""Bytes of rows that wait in memory; beyond that they are read from the log."""
 PRUNE_AFTER = 2000
 """Looked for what retention ends after so many changes, and every hour."""
 BROKEN = (sqlite3.Error, OSError, SchedulerError)
@@ -107,6 +112,8 @@ class SqliteJournal(JournalReader):
         self._clock = clock
         self._keep = keep or database.Retention()
         self._target = self._first_end = end
+        self._handed: list[Stretch] = []
+        self._handed_size = 0
         self._taken: Position | None = None
         self._connection: sqlite3.Connection | None = None
         self._pruned_at: Millis = 0
@@ -122,8 +129,19 @@ class SqliteJournal(JournalReader):
         """Logs before it are not needed here any more."""
         return self._taken or Position()
 
+    def follow(self, stretch: Stretch) -> None:
+        """More of the log is durable; returns at once."""
+        size = sum(len(fact.body) for fact in stretch.facts)
+        with self._wakeup:
+            if self._handed_size + size <= HANDED_CAP:
+                self._handed.append(stretch)
+                self._handed_size += size
+            else:
+                self._handed, self._handed_size = [], 0  # what comes next fits to nothing: the log is read
+        self.reached(stretch.end)
+
     def reached(self, target: Position) -> None:
-        """The log is durable up to `target`; called on the loop, returns at once."""
+        """The log is durable up to `target`; returns at once."""
         with self._wakeup:
             if target <= self._target and self._thread is not None:
                 return
@@ -137,7 +155,7 @@ class SqliteJournal(JournalReader):
         """Take everything now, in this thread; False: it could not (see `trouble`)."""
         with self._working:
             try:
-                self._take(self._target)
+                self._take()
             except sqlite3.Error as error:
                 if _is_damage(error):
                     return self._start_over(error)
@@ -172,30 +190,39 @@ class SqliteJournal(JournalReader):
             if not self.flush():
                 self._hurry.wait(RETRY_S)
 
-    def _take(self, target: Position) -> None:
+    def _take(self) -> None:
         if self._connection is None:
             self._connection = database.connect_writer(self._directory, self._clock.now())
+        target, handed = self._take_handed()
         start = database.position(self._connection)
         if start > target:
             self.findings.append(
                 "the journal knew of changes that the log does not hold; it goes on from the log's end"
             )
             start = self._first_end
-        records = self._records(start, target) if start < target else ()
-        if start != self._taken or records or target != start:
-            database.store(self._connection, records, target)
+        facts: Sequence[Fact] = ()
+        if start < target:
+            joined = _joined(handed, start, target)
+            facts = self._logged(start, target) if joined is None else joined
+        if start != self._taken or facts or target != start:
+            database.store(self._connection, facts, target)
         self._taken = target
-        if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(records)):
+        if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(facts)):
             self._pruned_at = self._clock.now()
             database.prune(self._connection, self._keep, self._pruned_at)
 
-    def _records(self, start: Position, target: Position) -> Sequence[Mapping[str, Any]]:
+    def _take_handed(self) -> tuple[Position, Sequence[Stretch]]:
+        with self._wakeup:
+            handed, self._handed, self._handed_size = self._handed, [], 0
+            return self._target, handed
+
+    def _logged(self, start: Position, target: Position) -> Sequence[Fact]:
         """Raises StateUnreadable for a log that was cut since: its rows are late, never passed over."""
         tail = read_tail(self._directory, start, target)
         if tail.end != target:
             where = "; ".join(tail.notes) or f"{self._directory.wal(tail.end.gen)} ends at byte {tail.end.offset}"
             raise StateUnreadable(f"the log holds less than was written: {where}")
-        return tail.records
+        return [fact for record in tail.records for fact in facts_of(record)]
 
     def _stored_much(self, more: int) -> bool:
         self._since_prune += more
@@ -212,7 +239,7 @@ class SqliteJournal(JournalReader):
             for suffix in ("-wal", "-shm"):
                 self._directory.remove(self._directory.database + suffix)
             self.findings.append(f"{self._directory.database} is damaged ({error}); kept as {kept}, begun anew")
-            self._take(self._target)
+            self._take()
         except BROKEN as again:
             self.trouble = f"the journal is damaged and cannot be begun anew: {again}"
             return False
@@ -223,6 +250,16 @@ class SqliteJournal(JournalReader):
         if self._connection is not None:
             database.close_quietly(self._connection)
             self._connection = None
+
+
+def _joined(handed: Sequence[Stretch], start: Position, target: Position) -> Sequence[Fact] | None:
+    """What was handed over, if that is all from `start` to `target`."""
+    reached = start
+    for stretch in handed:
+        if stretch.start != reached:
+            return None
+        reached = stretch.end
+    return [fact for stretch in handed for fact in stretch.facts] if reached == target else None
 
 
 def _verify(connection: sqlite3.Connection, job: str) -> list[str]:

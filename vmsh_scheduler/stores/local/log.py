@@ -1,23 +1,38 @@
 """The write-ahead log on disk: append, make durable, and never trust a descriptor that failed to sync."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.stores.local.directory import StateDirectory
 from vmsh_scheduler.stores.local.records import Position, frame, header
+from vmsh_scheduler.stores.local.text import Fact, Payload
 
 ROTATE_AT = 4 << 20
 UNSYNCED_CAP = 8 << 20
 """Bytes that may wait for a disk that does not answer; more of them are refused."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the log that is on disk now, and all that the journal takes from it."""
+
+    start: Position
+    end: Position
+    facts: list[Fact]
+
+
+OnSynced = Callable[[Stretch], None]
+"""Called in the order of the log; by any thread, never by two at a time."""
+
+
 @dataclass(slots=True, eq=False)
 class Line:
     """One payload, written or about to be, that is not known to be on disk."""
 
-    payload: str
+    payload: Payload
     acknowledged: bool
     """Somebody was told of it already: a new log begins with it. The others fail together with their sync."""
 
@@ -27,8 +42,11 @@ class LogFile:
 
     `written`: handed to the kernel; `synced`: on disk."""
 
-    def __init__(self, directory: StateDirectory, after: Position, *, rotate_at: int = ROTATE_AT) -> None:
+    def __init__(
+        self, directory: StateDirectory, after: Position, on_synced: OnSynced, *, rotate_at: int = ROTATE_AT
+    ) -> None:
         self.written = self.synced = after
+        self._on_synced = on_synced
         self.lines: list[Line] = []
         """Written and not synced, oldest first."""
         self._size = 0
@@ -48,7 +66,7 @@ class LogFile:
         if self._size > UNSYNCED_CAP:
             raise StateWriteFailed("the disk does not take what was written", hint="see dmesg and iostat")
         before = self.written
-        data = b"".join([frame(line.payload, before.gen) for line in lines])
+        data = b"".join([frame(line.payload.text, before.gen) for line in lines])
         try:
             self._disk.write_all(self._fd, data)
         except OSError as error:
@@ -68,7 +86,7 @@ class LogFile:
         was given up meanwhile is old."""
         if position <= self.synced:
             return
-        self.synced = position
+        self._advance(position, self.lines[:lines])
         del self.lines[:lines]
         if not self.lines:
             self._size = 0
@@ -81,7 +99,7 @@ class LogFile:
         gen = self._last_gen + 1
         self._last_gen = gen
         name = self._directory.wal(gen)
-        data = header(gen, self.synced) + b"".join([frame(line.payload, gen) for line in self.lines])
+        data = header(gen, self.synced) + b"".join([frame(line.payload.text, gen) for line in self.lines])
         try:
             self._fd = self._directory.create(name, append=True)
             self._disk.write_all(self._fd, data)
@@ -93,7 +111,8 @@ class LogFile:
             with suppress(OSError):
                 self._directory.remove(name)
             raise self._failed("begun", error) from error
-        self.written = self.synced = Position(gen, len(data))
+        self.written = Position(gen, len(data))
+        self._advance(self.written, self.lines)
         self.lines.clear()
         self._size = 0
 
@@ -107,6 +126,10 @@ class LogFile:
         with suppress(OSError):
             self.close()
         self._fd = -1
+
+    def _advance(self, position: Position, lines: list[Line]) -> None:
+        before, self.synced = self.synced, position
+        self._on_synced(Stretch(before, position, [fact for line in lines for fact in line.payload.facts]))
 
     def _finish(self) -> None:
         """The old generation is left whole; when that fails, its last lines go to the new one."""

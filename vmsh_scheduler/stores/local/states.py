@@ -9,18 +9,15 @@ from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Change, Clock
 from vmsh_scheduler.stores.local.directory import StateDirectory
 from vmsh_scheduler.stores.local.load import Condition, Opened
-from vmsh_scheduler.stores.local.log import LogFile
+from vmsh_scheduler.stores.local.log import LogFile, OnSynced
 from vmsh_scheduler.stores.local.records import Position
 from vmsh_scheduler.stores.local.snapshot import Blocks, Meta, render
-from vmsh_scheduler.stores.local.text import change_text, state_text, to_text
+from vmsh_scheduler.stores.local.text import Payload, change_payload, to_text
 from vmsh_scheduler.stores.local.wal import Wal
 
 SNAPSHOT_EVERY_S = 1.0
 SNAPSHOT_SHARE = 50
 """A snapshot that took t is not followed by another for 50 t: at most 2 % of the time."""
-
-Synced = Callable[[Position], None]
-"""Told how far the log is on disk."""
 
 
 @dataclass(slots=True)
@@ -38,26 +35,24 @@ class LocalStates:
 
     `snapshot_error`: why the last snapshot could not be written ("" = it could); the log holds everything anyway."""
 
-    def __init__(self, directory: StateDirectory, opened: Opened, clock: Clock, on_synced: Synced) -> None:
+    def __init__(self, directory: StateDirectory, opened: Opened, clock: Clock, on_synced: OnSynced) -> None:
         self.fence = opened.fence
         self.config_hash = opened.config_hash
         self.snapshot_error = ""
         self._directory = directory
         self._clock = clock
-        self._on_synced = on_synced
-        self._wal = Wal(LogFile(directory, opened.end))
+        self._wal = Wal(LogFile(directory, opened.end, on_synced))
         self._current = dict(opened.states)
         self._doubts: dict[str, _Doubt] = {}
         self._count = 0
         self._failures = 0
-        self._blocks = Blocks()
-        for job_id, state in opened.states.items():
-            self._blocks.put(job_id, state, state_text(state))
+        self._blocks = Blocks(self._current)
         self._bases = (opened.base, opened.base)
         self._dirty = _unsaved(opened)
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._one_save = asyncio.Lock()
         self._pause_s = SNAPSHOT_EVERY_S
         self.on_saved: Callable[[], None] = _nothing
 
@@ -91,15 +86,14 @@ class LocalStates:
         self._count += 1
         number, payloads = self._count, []
         for change in changes:
-            text = "" if change.state is None else state_text(change.state)
-            payloads.append(change_text(change, text or None))
+            payloads.append(change_payload(change))
             self._doubt(change.job_id)
-            self._show(change.job_id, change.state, text)
+            self._show(change.job_id, change.state)
         await self._written(payloads, lambda error: self._settle(changes, number, error), durable=durable, soon=soon)
 
     async def raise_fence(self, fence: int) -> None:
         """Durable before anybody is told (decision 33). Raises StateWriteFailed."""
-        await self._written([to_text({"fence": fence})], lambda error: None, durable=True)
+        await self._written([Payload(to_text({"fence": fence}))], lambda error: None, durable=True)
         self.fence = max(self.fence, fence)
         self._touch()
 
@@ -132,7 +126,7 @@ class LocalStates:
 
     async def _written(
         self,
-        payloads: list[str],
+        payloads: list[Payload],
         settle: Callable[[StateWriteFailed | None], None],
         *,
         durable: bool,
@@ -144,7 +138,6 @@ class LocalStates:
 
         def settled(error: StateWriteFailed | None) -> None:
             settle(error)
-            self._on_synced(self._wal.synced)
             told.append(error)
             if answer is not None and not answer.done():
                 answer.set_result(None)
@@ -170,7 +163,7 @@ class LocalStates:
             doubt.changes -= 1
             if error is not None:
                 self._failures += 1
-                self._show(change.job_id, doubt.state, "" if doubt.state is None else state_text(doubt.state))
+                self._show(change.job_id, doubt.state)
             elif number > doubt.number:
                 doubt.state, doubt.number = change.state, number
             if not doubt.changes:
@@ -178,14 +171,13 @@ class LocalStates:
         if error is None:
             self._touch()
 
-    def _show(self, job_id: str, state: JobState | None, text: str) -> None:
+    def _show(self, job_id: str, state: JobState | None) -> None:
         """What the next snapshot holds may be ahead of what was acknowledged, never behind it."""
         if state is None:
             self._current.pop(job_id, None)
-            self._blocks.drop(job_id)
         else:
             self._current[job_id] = state
-            self._blocks.put(job_id, state, text)
+        self._blocks.touch(job_id)
 
     def _touch(self) -> None:
         self._dirty = True
@@ -209,14 +201,18 @@ class LocalStates:
     async def _save(self) -> None:
         """The log was synced up to a position; the texts hold at least that much, and replaying more is harmless.
         They are published once the log holds all of them: a state comes with its journal rows or not at all."""
+        async with self._one_save:
+            await self._save_alone()
+
+    async def _save_alone(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._dirty = False
         meta = Meta(self._wal.synced, self.fence, self.config_hash, self._clock.now())
-        namespaces, jobs = self._blocks.pieces()
+        self._blocks.take()
         try:
             await self._all_logged()
-            await asyncio.to_thread(self._replace, meta, namespaces, jobs)
+            await asyncio.to_thread(self._replace, meta)
         except OSError as error:
             self._dirty = True
             path = self._directory.path / self._directory.snapshot
@@ -239,8 +235,8 @@ class LocalStates:
         if self._failures != failures:
             raise StateWriteFailed("a change failed while a snapshot was taken", hint="it is tried again")
 
-    def _replace(self, meta: Meta, namespaces: Sequence[bytes], jobs: Sequence[bytes]) -> None:
-        parts = render(meta, namespaces, jobs)
+    def _replace(self, meta: Meta) -> None:
+        parts = render(meta, *self._blocks.pieces())
         self._directory.replace(self._directory.snapshot, *parts, keep_as=self._directory.previous)
 
 

@@ -15,7 +15,6 @@ from vmsh_scheduler.stores.local.load import Condition, Opened, load
 from vmsh_scheduler.stores.local.lock import LocalLeases, StateLock
 from vmsh_scheduler.stores.local.snapshot import Blocks, Meta, render
 from vmsh_scheduler.stores.local.states import LocalStates
-from vmsh_scheduler.stores.local.text import state_text
 
 DIRECTORIES = ("runs", "keys")
 
@@ -82,7 +81,7 @@ def _assemble(
     directory: StateDirectory, lock: StateLock, opened: Opened, clock: Clock, keep: Retention | None
 ) -> LocalStore:
     journal = SqliteJournal(directory, clock, opened.end, keep)
-    states = LocalStates(directory, opened, clock, journal.reached)
+    states = LocalStates(directory, opened, clock, journal.follow)
     store = LocalStore(directory, lock, opened, states, journal, LocalLeases(lock, states, clock))
     states.on_saved = store.on_saved
     return store
@@ -109,9 +108,8 @@ def _repair(directory: StateDirectory, opened: Opened, now: Millis) -> None:
 
 
 def _first_snapshot(directory: StateDirectory, opened: Opened, now: Millis) -> None:
-    blocks = Blocks()
-    for job_id, state in opened.states.items():
-        blocks.put(job_id, state, state_text(state))
+    blocks = Blocks(opened.states)
+    blocks.take()
     parts = render(Meta(opened.end, opened.fence, "", now), *blocks.pieces())
     directory.replace(directory.snapshot, *parts, keep_as=directory.previous)
 

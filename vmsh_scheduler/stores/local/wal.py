@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.clock import stopwatch
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.stores.local.log import Line, LogFile
 from vmsh_scheduler.stores.local.records import Position
+from vmsh_scheduler.stores.local.text import Payload
 
 GATHER_S = 0.025
 """How long lines that may wait gather for one sync: at most 40 syncs a second, whatever the load."""
@@ -17,11 +18,10 @@ Settled = Callable[[StateWriteFailed | None], None]
 """Called on the loop, once; among entries of the same kind in the order of the appends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Lines that are acknowledged together, and who is told."""
 
-    payloads: list[str]
+    payloads: list[Payload]
     settled: Settled
     durable: bool
     soon: bool
@@ -42,7 +42,11 @@ class Wal:
         """Written; told once synced."""
         self._queued: list[Entry] = []
         """Not written yet: in no hurry, or a new file is being begun."""
+        self._hurried = 0
+        """Entries of both that share no sync later."""
         self._beginning = False
+        self._turning = False
+        """`_write_turn` is about to come."""
         self._round: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._disk = ThreadPoolExecutor(1, "wal")
@@ -60,18 +64,24 @@ class Wal:
         """Everything that was appended is on disk or has failed."""
         return not (self._waiting or self._queued or self._round) and self.written == self.synced
 
-    def append(self, payloads: list[str], settled: Settled, *, durable: bool, soon: bool = False) -> None:
+    def append(self, payloads: list[Payload], settled: Settled, *, durable: bool, soon: bool = False) -> None:
         """`durable`: told once on disk, at once unless `soon`, which shares a sync within GATHER_S. Otherwise told
-        before this returns, unless a new file is being begun."""
+        before this returns, or with `soon` once all of this turn of the loop are written, unless a new file is being
+        begun."""
         if not payloads and self.settled:
             settled(None)
             return
         entry = Entry(payloads, settled, durable, soon)
-        if soon or self._beginning or not self._log.ready:
+        self._hurried += not soon
+        if soon or not self._writable:
             self._queued.append(entry)
         else:
             self._write_all([entry])
-        self._plan()
+        if soon and not durable and not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._write_turn)
+        else:
+            self._plan()
 
     def close(self) -> None:
         """After the last append settled."""
@@ -81,6 +91,17 @@ class Wal:
         self._disk.shutdown()
         self._log.close()
 
+    @property
+    def _writable(self) -> bool:
+        return self._log.ready and not self._beginning
+
+    def _write_turn(self) -> None:
+        """What gathered in one turn of the loop, in one write."""
+        self._turning = False
+        if self._queued and self._writable:
+            self._write_all([])
+        self._plan()
+
     def _write_all(self, more: list[Entry]) -> None:
         """What is queued and then `more`, in one write: lines stay in the order of the appends."""
         entries, self._queued = self._queued + more, []
@@ -88,25 +109,24 @@ class Wal:
         try:
             self._log.append(lines)
         except StateWriteFailed as error:
-            for entry in entries:
-                entry.settled(error)
+            self._tell(entries, error)
             return
         self._waiting += [entry for entry in entries if entry.durable]
+        self._tell([entry for entry in entries if not entry.durable])
+
+    def _tell(self, entries: list[Entry], error: StateWriteFailed | None = None) -> None:
         for entry in entries:
-            if not entry.durable:
-                entry.settled(None)
+            self._hurried -= not entry.soon
+            entry.settled(error)
 
     def _plan(self) -> None:
         """A round of syncs now, or once enough has gathered."""
         if self._round is not None or not (self._queued or self._waiting):
             return
-        if self._urgent():
+        if self._hurried or (self._queued and not self._log.ready):
             self._begin_round()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._begin_round)
-
-    def _urgent(self) -> bool:
-        return any(not entry.soon for entry in self._waiting) or any(not entry.soon for entry in self._queued)
 
     def _begin_round(self) -> None:
         if self._timer is not None:
@@ -118,7 +138,7 @@ class Wal:
     async def _sync_all(self) -> None:
         try:
             await self._sync_or_begin()
-            while self._urgent():
+            while self._hurried:
                 await self._sync_or_begin()
         finally:
             self._round = None
@@ -141,8 +161,7 @@ class Wal:
             await self._begin()
             return
         self._log.reached(position, lines)
-        for entry in batch:
-            entry.settled(None)
+        self._tell(batch)
 
     async def _begin(self) -> None:
         """A new file that holds whatever is in doubt; if there can be none, everything that waits fails."""
@@ -154,14 +173,12 @@ class Wal:
             error = failure
         self._beginning = False
         waiting, self._waiting = self._waiting, []
-        for entry in waiting:
-            entry.settled(error)
+        self._tell(waiting, error)
         if error is None:
             self._write_all([])
             return
         queued, self._queued = self._queued, []
-        for entry in queued:
-            entry.settled(error)
+        self._tell(queued, error)
 
     async def _timed(self, work: Callable[[], None]) -> None:
         """One wait for the disk, counted: what a slow one costs has to be seen."""

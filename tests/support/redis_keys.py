@@ -1,0 +1,39 @@
+"""Clients of a test's own Redis, and which of its keys would stay for ever."""
+
+from fnmatch import fnmatchcase
+
+from tests.support.redis_server import RedisServer
+from vmsh_scheduler.stores.redis.connect import Client, RedisOptions, SyncClient, connect, connect_sync
+from vmsh_scheduler.stores.redis.keys import PERMANENT, Keys
+
+
+class SharedRedis:
+    """What several instances share: a server and a prefix."""
+
+    def __init__(self, server: RedisServer, prefix: str, **options: object) -> None:
+        self.server = server
+        self.keys = Keys(prefix)
+        wanted = {
+            "url": server.url,
+            "prefix": prefix,
+            "connect_timeout_ms": 1_000,
+            "command_timeout_ms": 1_000,
+        } | options
+        self.options = RedisOptions(**wanted)  # type: ignore[arg-type]  # any of its words
+
+    def client(self) -> Client:
+        return connect(self.options)
+
+    def reader(self) -> SyncClient:
+        return connect_sync(self.options)
+
+
+def leftovers(client: SyncClient, prefix: str) -> list[str]:
+    """Keys outside of the prefix, and keys without an end that are not on the list of permanent ones."""
+    wrong = []
+    for key in client.scan_iter(count=500):
+        name = str(key).removeprefix(f"{prefix}:")
+        permanent = any(fnmatchcase(name, pattern) for pattern in PERMANENT)
+        if name == key or (client.pttl(key) == -1 and not permanent):
+            wrong.append(str(key))
+    return sorted(wrong)

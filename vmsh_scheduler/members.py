@@ -1,0 +1,99 @@
+"""Who else is there, and what of it a person has to know."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from socket import gethostname
+
+from vmsh_scheduler import __version__
+from vmsh_scheduler.app import App
+from vmsh_scheduler.domain.events import Trouble
+from vmsh_scheduler.engine.worker import Worker
+from vmsh_scheduler.facts import AGENTS
+from vmsh_scheduler.stores.redis.instances import Instance
+from vmsh_scheduler.stores.redis.store import RedisStore
+
+Document = Mapping[str, object]
+
+
+class Members:
+    """As the last beat saw them; one a second."""
+
+    def __init__(self, app: App, store: RedisStore, worker: Worker) -> None:
+        self.instances: Sequence[Instance] = ()
+        self.depths = (0, 0)
+        """Of the agents' queue: ready and claimed."""
+        self._app = app
+        self._store = store
+        self._worker = worker
+        self._told: frozenset[str] = frozenset()
+
+    async def beat(self) -> None:
+        """Says that we are there, and sees who else is. Raises StoreDown."""
+        self.instances = await self._store.instances.beat(self._me())
+        self.depths = await self._store.dispatch.depths(AGENTS)
+        self._compare()
+
+    def resize(self) -> None:
+        """As the leader: as many runs are handed out as all instances together have permits for."""
+        permits = {instance.id: instance.permits for instance in self.instances}
+        permits[self._app.cycles.instance] = self._worker.pools
+        engine = self._app.engine
+        total = {pool: sum(each.get(pool, 0) for each in permits.values()) for pool in engine.bounds.permits()}
+        pools = {name: replace(pool, concurrency=total[name]) for name, pool in engine.bounds.pools.items()}
+        wanted = replace(engine.bounds, concurrency=total[""], pools=pools)
+        if wanted != engine.bounds:
+            engine.resize(wanted)
+
+    def condition(self, problems: Sequence[str]) -> Document:
+        """For everybody: no addresses, no texts of errors."""
+        return {
+            "ok": not problems,
+            "problems": list(problems),
+            "instance": self._app.cycles.instance,
+            "role": "leader" if self._app.fence else "follower",
+            "leader": self.leader(),
+            "fence": max(self._app.fence, *(instance.fence for instance in self.instances), 0),
+            "instances": len(self.instances),
+        }
+
+    def rows(self) -> list[Document]:
+        """For the owner."""
+        return [self._row(instance) for instance in self.instances]
+
+    def leader(self) -> str | None:
+        """As far as is known: the newest fence is right."""
+        if self._app.fence:
+            return self._app.cycles.instance
+        leading = max(self.instances, key=lambda instance: instance.fence, default=None)
+        return None if leading is None or not leading.fence else leading.id
+
+    def others(self) -> list[str]:
+        """Instances whose files give another job set."""
+        mine = self._app.config.config_hash
+        return [instance.id for instance in self.instances if instance.config != mine]
+
+    def _row(self, instance: Instance) -> Document:
+        role = "leader" if instance.fence else "follower"
+        same = instance.config == self._app.config.config_hash
+        words = {"id": instance.id, "host": instance.host, "role": role, "version": instance.version}
+        return {**words, "running": instance.running, "same_config": same}
+
+    def _me(self) -> Instance:
+        return Instance(
+            id=self._app.cycles.instance,
+            host=gethostname(),
+            config=self._app.config.config_hash,
+            permits=self._worker.pools,
+            running=self._worker.running,
+            fence=self._app.fence,
+            version=__version__,
+            started_at=self._app.started_at,
+        )
+
+    def _compare(self) -> None:
+        """Told once for every change of who differs."""
+        others = frozenset(self.others())
+        if others - self._told:
+            why = ", ".join(sorted(others))
+            self._app.observers(Trouble(self._app.clock.now(), "config_differs", {"why": why}))
+        self._told = others

@@ -1,0 +1,69 @@
+"""Agents as the original scheduler keeps them in Redis: shown to its readers, and taken over where it left some."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from vmsh_scheduler.domain import agents
+from vmsh_scheduler.domain.agents import RUNNING
+from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.spec import Spec
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.ports import Change, Specs
+from vmsh_scheduler.registry import KIND, Registry
+
+OURS = "vmsh"
+"""Key of the records that this program writes beside the original's words: they mirror, they are not read."""
+
+
+class Shown:
+    """Implements the states' Mirroring: what is written beside a state, for readers of forge-os section 10."""
+
+    def __init__(self) -> None:
+        self.registry: Registry | None = None
+
+    def __call__(self, job_id: str, state: JobState | None) -> tuple[str, str, Millis | None] | None:
+        found = None if self.registry is None else self.registry.shown(job_id, state)
+        if found is None:
+            return None
+        key, record = found
+        if record is None:
+            return key, "", None
+        due = record["nextRunAt"] if record["status"] == RUNNING else None
+        return key, json.dumps({**record, OURS: 1}, separators=(",", ":")), due if isinstance(due, int) else None
+
+
+async def import_agents(records: Iterable[str], specs: Specs, now: Millis) -> int:
+    """How many became documents. A record that cannot be read stays where it is. Raises StateWriteFailed."""
+    count = 0
+    for text in records:
+        agent = _agent(text, now)
+        if agent is not None and specs.get(KIND, agent.job_id) is None:
+            spec = Spec(KIND, agent.job_id, agent.document(), 1, agent.created_at, agent.updated_at, "import")
+            count += await specs.save(spec)
+    return count
+
+
+def _agent(text: str, now: Millis) -> agents.Agent | None:
+    """None: one of ours, or nothing that a registration could have made."""
+    try:
+        record = json.loads(text)
+        if not isinstance(record, Mapping) or OURS in record:
+            return None
+        found = agents.registered({**record, "agentId": record.get("id")}, str(record.get("userId", "")), now)
+        return replace(
+            found, created_at=int(record.get("createdAt") or now), updated_at=int(record.get("updatedAt") or now)
+        )
+    except (ValueError, TypeError, agents.Refused):
+        return None
+
+
+def restored(known: Mapping[str, JobState], found: Mapping[str, JobState], now: Millis) -> list[Change]:
+    """States that a store lost and this instance still knows; runs that were open in them are open again."""
+    note = {"from": "the memory of an instance"}
+    return [
+        Change(job_id, state, notes=(Note("restored", now, job_id, note),))
+        for job_id, state in known.items()
+        if job_id not in found
+    ]

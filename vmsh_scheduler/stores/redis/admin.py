@@ -1,0 +1,123 @@
+"""What a person may ask of the Redis itself: what is there, what is wrong with it, and to forget all of it."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redis import exceptions
+
+from vmsh_scheduler.errors import Busy
+from vmsh_scheduler.stores.redis.connect import RedisOptions, SyncClient, connect_sync, guarding
+from vmsh_scheduler.stores.redis.instances import living
+from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
+from vmsh_scheduler.stores.redis.scripts import Script
+
+OLDEST = (6, 2)
+SKEW_MS = 1_000
+"""Clocks that are further apart make times in the journal hard to compare; leases do not depend on them."""
+SOME = 500
+RESET_TTL_MS = 60_000
+
+_ACQUIRE, _RELEASE = Script("lease_acquire"), Script("lease_release")
+
+
+def check(options: RedisOptions) -> dict[str, Any]:
+    """`findings` is empty when all is well. Raises StoreDown, ConfigError."""
+    client, keys = connect_sync(options), Keys(options.prefix)
+    with guarding(), client:
+        asked = time.time()
+        seconds, micros = client.time()
+        info: Mapping[str, Any] = client.info()
+        offset = round((seconds + micros / 1e6 - (asked + time.time()) / 2) * 1000)
+        view = {
+            "address": options.address,
+            "prefix": options.prefix,
+            "version": str(info.get("redis_version", "")),
+            "role": str(info.get("role", "")),
+            "append_only": bool(info.get("aof_enabled")),
+            "eviction": _eviction(client),
+            "clock_offset_ms": offset,
+            "leader": _leader(client, keys),
+            "fence": int(client.get(keys.leader_fence) or 0),
+            "instances": living(_texts(client.hgetall(keys.instances)), seconds * 1000),
+            "jobs": client.hlen(keys.states),
+            "agents": client.hlen(keys.specs("agent")),
+            "queues": {name: _depths(client, keys, pool) for name, pool in (("agents", AGENTS), ("commands", ""))},
+        }
+    return {**view, "findings": _findings(view)}
+
+
+def reset(options: RedisOptions) -> int:
+    """Everything under the prefix goes but the fence, which never falls; how many keys. Raises Busy while anybody
+    leads, StoreDown."""
+    client, keys = connect_sync(options), Keys(options.prefix)
+    with guarding(), client:
+        mine, value = client.eval(
+            _ACQUIRE.text, 2, keys.leader_lock, keys.leader_fence, "reset:0", "reset", 0, RESET_TTL_MS
+        )
+        if not mine:
+            raise Busy(f"an instance leads ({_name(value)})", hint="stop every daemon of this prefix first")
+        try:
+            return _forget_all(client, keys)
+        finally:
+            client.eval(_RELEASE.text, 1, keys.leader_lock, value)
+
+
+def _forget_all(client: SyncClient, keys: Keys) -> int:
+    kept, gone = {keys.leader_fence, keys.leader_lock}, 0
+    pattern = "".join(f"\\{char}" if char in "*?[]\\" else char for char in keys.named("")) + "*"
+    batch: list[str] = []
+    for key in client.scan_iter(pattern, count=SOME):
+        if key not in kept:
+            batch.append(key)
+        if len(batch) >= SOME:
+            gone, batch = gone + int(client.unlink(*batch)), []
+    return gone + (int(client.unlink(*batch)) if batch else 0)
+
+
+def _eviction(client: SyncClient) -> str:
+    """ "" where CONFIG may not be asked, as on most hosted servers."""
+    try:
+        return str(client.config_get("maxmemory-policy").get("maxmemory-policy", ""))
+    except exceptions.ResponseError:
+        return ""
+
+
+def _leader(client: SyncClient, keys: Keys) -> dict[str, Any] | None:
+    value = client.get(keys.leader_lock)
+    if value is None:
+        return None
+    return {"instance": _name(str(value)), "until_ms": client.pttl(keys.leader_lock)}
+
+
+def _texts(found: Mapping[Any, Any]) -> dict[str, str]:
+    """Decoded, which the library's types do not know."""
+    return dict(found)
+
+
+def _name(lock: str) -> str:
+    """Of `<instance>:<uuid>|<fence>|<instance>`."""
+    return lock.rpartition("|")[2]
+
+
+def _depths(client: SyncClient, keys: Keys, pool: str) -> dict[str, int]:
+    queue = keys.queue(pool)
+    return {"ready": client.llen(queue.ready), "running": client.llen(queue.processing)}
+
+
+def _findings(view: Mapping[str, Any]) -> list[str]:
+    found = []
+    numbers = tuple(int(part) for part in str(view["version"]).split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
+        found.append(f"Redis {view['version']} is too old: 6.2 or newer")
+    if not view["append_only"]:
+        found.append("appendonly is no: what was acknowledged is lost when Redis restarts; see docs/redis.md")
+    if view["eviction"] not in ("", "noeviction"):
+        found.append(f"maxmemory-policy is {view['eviction']}: Redis may drop state; it has to be noeviction")
+    if view["role"] not in ("", "master"):
+        found.append("this server is a replica: redis.url has to name the primary, or Sentinels")
+    if abs(view["clock_offset_ms"]) > SKEW_MS:
+        found.append(f"the clock of Redis is {view['clock_offset_ms']} ms off this machine's")
+    if len({instance["config"] for instance in view["instances"]}) > 1:
+        found.append("the instances' configurations differ: only the leader's jobs are scheduled")
+    return found

@@ -1,0 +1,296 @@
+"""ports.Dispatch in Redis: the execution queue of forge-os section 10, and one of its shape for commands."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count, islice
+from typing import Any
+from uuid import uuid4
+
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.errors import NotLeading, StoreDown
+from vmsh_scheduler.ports import Claim, Clock, Place, Task
+from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
+from vmsh_scheduler.stores.redis.scripts import Argument, Script
+from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
+
+BATCH = 200
+"""Tasks that one script handles: a millisecond or two, so that nobody waits long for the server."""
+KIND = "agent_cycle"
+JOB_LEASE: Millis = 15_000
+
+_PUSH = Script("dispatch_push")
+_CLAIM = Script("dispatch_claim")
+_EXTEND = Script("dispatch_extend")
+_FINISH = Script("dispatch_finish")
+_LOST = Script("dispatch_lost")
+_PLACES = Script("dispatch_places")
+_WITHDRAW = Script("dispatch_withdraw")
+_FORGET = Script("dispatch_forget")
+_FOREIGN = Script("dispatch_foreign")
+
+Ending = tuple[Sequence[Argument], asyncio.Future[bool]]
+
+
+class RedisDispatch:
+    """One instance's end of the queue; `job_lease` is how long the original would see an agent as under way.
+
+    `exec_lease:<id>` and not the processing list says whose a task is: it names the claim. The processing list holds
+    what is claimed at the moment, as many as all instances have permits, so LREM on it costs next to nothing."""
+
+    def __init__(
+        self, client: Client, keys: Keys, clock: Clock, instance: str, *, job_lease: Millis = JOB_LEASE
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._instance = instance
+        self._job_lease = job_lease
+        self._lock = ""
+        self._token = uuid4().hex
+        self._numbers = count(1)
+        self._unanswered: dict[str, str] = {}
+        """Pool -> token of a claim whose answer was lost: what it took is asked for again."""
+        self._endings: list[Ending] = []
+        self._ending: asyncio.Task[None] | None = None
+        agents, commands = keys.queue(AGENTS), keys.queue("")
+        self._queues = [
+            name for q in (agents, commands) for name in (q.ready, q.processing, q.inflight, q.payloads, q.task_owners)
+        ]
+        self._exec_lease = keys.exec_lease("")
+        self._agent_tasks = keys.agent_tasks("")
+
+    def lead(self, lock_value: str) -> None:
+        """What only the leader may do is done under this lock."""
+        self._lock = lock_value
+
+    def follow(self) -> None:
+        self._lock = ""
+
+    async def push(self, tasks: Sequence[Task]) -> None:
+        lock = self._must_lead()
+        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
+        keys += [self._agent_tasks, self._keys.agent_lease(""), self._keys.wake]
+        lease = _json({"instanceId": self._instance, "leaderFenceToken": _fence(lock), "ts": self._clock.now()})
+        for batch in _batches(tasks):
+            args: list[Argument] = [lock, self._job_lease, lease]
+            for task in batch:
+                args += [_queue(task.pool), task.id, task.owner, _json(self._payload(task, lock))]
+            await _PUSH.run(self._client, keys, args)
+
+    async def claim(self, pool: str, limit: int, lease: Millis) -> Sequence[Claim]:
+        again = self._unanswered.get(pool, "")
+        token = again or f"{self._token}-{next(self._numbers):x}"
+        keys = [*self._queue_keys(pool), self._keys.leader_fence, self._exec_lease, self._agent_tasks]
+        until = self._clock.elapsed() + lease
+        self._unanswered[pool] = token  # a cancelled caller gets no answer either
+        args: list[Argument] = [limit, lease, self._head(token), "1" if again else "0"]
+        fence, *found = await _CLAIM.run(self._client, keys, args)
+        del self._unanswered[pool]
+        return [
+            Claim(_task(pool, id, payload), until, int(fence), token)
+            for id, payload in zip(found[::2], found[1::2], strict=True)
+        ]
+
+    async def extend(self, claims: Sequence[Claim], lease: Millis) -> Mapping[str, Millis]:
+        kept: dict[str, Millis] = {}
+        keys = [self._queues[2], self._queues[7], self._exec_lease]
+        for batch in _batches(claims):
+            args: list[Argument] = [lease]
+            for claim in batch:
+                args += [_queue(claim.task.pool), claim.task.id, self._head(claim.token)]
+            until = self._clock.elapsed() + lease
+            mine = await _EXTEND.run(self._client, keys, args)
+            kept |= {claim.task.id: until for claim, ours in zip(batch, mine, strict=True) if ours}
+        return kept
+
+    async def finish(self, claim: Claim, outcome: Document) -> bool:
+        """Those that end together share a script. For the outcome of a task that was not ours nobody waits."""
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        text = "" if _is_foreign(claim.task) else _json(outcome)
+        words = (_queue(claim.task.pool), claim.task.id, self._head(claim.token), text)
+        self._endings.append((words, ended))
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_all())
+        return await ended
+
+    async def ended(self, ids: Sequence[str]) -> Mapping[str, Document]:
+        """Few wait to be settled at any time, so their ids are asked for first."""
+        there = set(await self.outcomes()) if len(ids) > 1 else set(ids)
+        found: dict[str, Document] = {}
+        for batch in _batches([id for id in ids if id in there]):
+            texts = await guarded(_awaitable(self._client.hmget(self._keys.outcomes, list(batch))))
+            found |= {id: _document(text) for id, text in zip(batch, texts, strict=True) if text is not None}
+        return found
+
+    async def lost(self) -> Sequence[str]:
+        lock = self._must_lead()
+        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
+        keys += [self._exec_lease, self._agent_tasks, self._keys.wake]
+        gone: list[str] = []
+        while True:
+            looked, *ids = await _LOST.run(self._client, keys, [lock, BATCH, _json(LOST)])
+            gone += ids
+            if int(looked) < BATCH:
+                return gone
+
+    async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
+        queues = self._queues
+        keys = [queues[2], queues[3], queues[7], queues[8], self._keys.outcomes, self._exec_lease]
+        found: dict[str, Place] = {}
+        for batch in _batches(ids):
+            words = await _PLACES.run(self._client, keys, [_json(LOST), *batch])
+            found |= {id: Place(word) for id, word in zip(batch, words, strict=True)}
+        return found
+
+    async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
+        lock = self._must_lead()
+        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
+        keys += [self._agent_tasks, self._keys.agent_lease("")]
+        taken: list[str] = []
+        for batch in _batches(ids):
+            taken += await _WITHDRAW.run(self._client, keys, [lock, _json(WITHDRAWN), *batch])
+        return taken
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        lock = self._must_lead()
+        for batch in _batches(ids):
+            await _FORGET.run(self._client, [self._keys.outcomes, self._keys.leader_lock], [lock, *batch])
+
+    async def presume_lost(self, ids: Sequence[str]) -> None:
+        """After a store lost everything: nobody knows whether these began."""
+        self._must_lead()
+        if ids:
+            await guarded(self._client.hset(self._keys.outcomes, mapping=dict.fromkeys(ids, _json(LOST))))
+
+    async def outcomes(self) -> Sequence[str]:
+        ids: list[str] = await guarded(_awaitable(self._client.hkeys(self._keys.outcomes)))
+        return ids
+
+    async def depths(self, pool: str) -> tuple[int, int]:
+        queue = self._keys.queue(pool)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.llen(queue.ready)
+        pipe.llen(queue.processing)
+        ready, claimed = await guarded(pipe.execute())
+        return int(ready), int(claimed)
+
+    async def recover_foreign(self) -> int:
+        """What the original left in the agents' queue goes on: see dispatch_foreign.lua. How many went back to ready.
+
+        Claims of ours that ran out are `lost`'s, and stay."""
+        lock = self._must_lead()
+        keys = [*self._queue_keys(AGENTS), self._keys.leader_lock, self._exec_lease, self._agent_tasks]
+        standing = set(await guarded(_awaitable(self._client.lrange(keys[1], 0, -1))))
+        back = 0
+        async for batch in self._foreign(keys[3], standing):
+            back += int(await _FOREIGN.run(self._client, keys, [lock, *batch]))
+        return back
+
+    async def _foreign(self, payloads: str, standing: set[str]) -> AsyncIterator[list[Argument]]:
+        """(id, owner, "1" if it stood in processing and is not ours), in batches; those without a payload last."""
+        cursor = 0
+        while True:
+            cursor, rows = await guarded(_awaitable(self._client.hscan(payloads, cursor, count=BATCH)))
+            batch: list[Argument] = []
+            for id, text in rows.items():
+                task = _task(AGENTS, id, text)
+                batch += [id, task.owner, "1" if id in standing and _is_foreign(task) else "0"]
+                standing.discard(id)
+            if batch:
+                yield batch
+            if int(cursor) == 0:
+                break
+        for some in _batches(sorted(standing)):
+            yield [word for id in some for word in (id, "", "1")]
+
+    async def _end_all(self) -> None:
+        """One script at a time; what ends meanwhile goes with the next."""
+        keys = [*self._queues, self._keys.outcomes, self._exec_lease, self._agent_tasks, self._keys.wake]
+        try:
+            while self._endings:
+                batch, self._endings = self._endings[:BATCH], self._endings[BATCH:]
+                await self._end(keys, batch)
+        finally:
+            self._ending = None
+
+    async def _end(self, keys: Sequence[str], batch: Sequence[Ending]) -> None:
+        try:
+            mine = await _FINISH.run(self._client, keys, [word for words, _ in batch for word in words])
+        except StoreDown as down:
+            for _, ended in batch:
+                if not ended.done():
+                    ended.set_exception(down)
+            return
+        for (_, ended), ours in zip(batch, mine, strict=True):
+            if not ended.done():
+                ended.set_result(bool(ours))
+
+    def _must_lead(self) -> str:
+        if not self._lock:
+            raise NotLeading("another instance leads, or none: the lock is not this one's")
+        return self._lock
+
+    def _queue_keys(self, pool: str) -> list[str]:
+        first = _queue(pool) * 5
+        return self._queues[first : first + 5]
+
+    def _head(self, token: str) -> str:
+        """How the lease of a claim of ours begins; the script adds the rest."""
+        return _json({"instanceId": self._instance, "claim": token})[:-1]
+
+    def _payload(self, task: Task, lock: str) -> Document:
+        return {
+            "id": task.id,
+            "kind": KIND if task.pool == AGENTS else "command",
+            "queueKey": task.owner,
+            "enqueuedAt": self._clock.now(),
+            "leaderFenceToken": _fence(lock),
+            "instanceId": self._instance,
+            "vmsh": task.body,
+        }
+
+
+def _queue(pool: str) -> int:
+    """Which of the two, as the scripts count them."""
+    return 0 if pool == AGENTS else 1
+
+
+def _fence(lock_value: str) -> int:
+    return int(lock_value.split("|")[1])
+
+
+def _task(pool: str, id: str, payload: str) -> Task:
+    """Of a foreign one the body is the payload under `foreign`: {} if it is no document."""
+    document = _document(payload)
+    body = document.get("vmsh")
+    owner = document.get("queueKey")
+    owner = owner if isinstance(owner, str) else ""
+    return Task(id, pool, owner, body if isinstance(body, dict) else {"foreign": document})
+
+
+def _is_foreign(task: Task) -> bool:
+    return "foreign" in task.body
+
+
+def _document(text: str) -> Document:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _json(document: Document) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """At most BATCH each; none of nothing."""
+    return [list(islice(items, start, start + BATCH)) for start in range(0, len(items), BATCH)]
+
+
+async def _awaitable(reply: Any) -> Any:
+    """The library's types say that an answer may be there at once."""
+    return await reply

@@ -1,0 +1,32 @@
+"""Lua scripts: each is one step, sent by its digest and loaded again where the server has forgotten it."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from vmsh_scheduler.stores.redis.connect import Client, guarded
+
+Argument = str | int | float
+
+
+class Script:
+    """`scripts/<name>.lua`. Safe to run again: every script may be sent twice."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Client, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """The script's answer. Raises StoreDown, and NotLeading where it answers `NOTLEADING ...`."""
+        return await guarded(self._run(client, keys, args))
+
+    async def _run(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """NOSCRIPT proves that nothing ran, so it is the one error after which a command is sent again."""
+        try:
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.eval(self.text, len(keys), *keys, *args)

@@ -1,0 +1,30 @@
+-- Boot over a queue of the original's: one batch of its tasks (forge-os section 10). Owners and the agents' sets are
+-- made anew; what was claimed and is leased by nobody goes back to ready; what is leased is left alone.
+-- KEYS: queue (ready, processing, inflight, payloads, owners), lock, "exec_lease:", "exec_agent_tasks:"
+-- ARGV: lock value; then (id, its owner or "" if it has no payload, "1" = stood in processing) each. Answer: how many went back
+if redis.call('GET', KEYS[6]) ~= ARGV[1] then
+  return redis.error_reply('NOTLEADING the lock is not yours')
+end
+local back = 0
+for i = 2, #ARGV, 3 do
+  local id, owner = ARGV[i], ARGV[i + 1]
+  local payload = redis.call('HGET', KEYS[4], id)
+  if payload and owner ~= '' then
+    redis.call('HSET', KEYS[5], id, owner)
+    redis.call('SADD', KEYS[8] .. owner, id)
+  end
+  if ARGV[i + 2] == '1' and redis.call('EXISTS', KEYS[7] .. id) == 0 and redis.call('LREM', KEYS[2], 1, id) == 1 then
+    redis.call('ZREM', KEYS[3], id)
+    if payload then
+      redis.call('RPUSH', KEYS[1], id)
+      back = back + 1
+    else
+      local was = redis.call('HGET', KEYS[5], id)
+      if was then
+        redis.call('SREM', KEYS[8] .. was, id)
+        redis.call('HDEL', KEYS[5], id)
+      end
+    end
+  end
+end
+return back

@@ -1,0 +1,101 @@
+"""ports.Specs in Redis: every instance has the whole picture in memory and looks again when the number changed."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+
+from vmsh_scheduler.domain.spec import Spec
+from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed, StoreDown
+from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.keys import Keys
+from vmsh_scheduler.stores.redis.scan import read_hash
+from vmsh_scheduler.stores.redis.scripts import Argument, Script
+
+SAVE, DELETE = Script("spec_save"), Script("spec_delete")
+KINDS = ("agent",)
+Key = tuple[str, str]
+"""Kind and id."""
+
+
+class RedisSpecs:
+    """`refresh` before the first question. Whoever saved on an old picture is told by its version."""
+
+    def __init__(self, client: Client, keys: Keys, kinds: Sequence[str] = KINDS) -> None:
+        self._client = client
+        self._keys = keys
+        self._kinds = tuple(kinds)
+        self._specs: dict[Key, Spec] = {}
+        self._seen = -1
+        """The collection's number when it was read."""
+
+    def get(self, kind: str, id: str) -> Spec | None:
+        return self._specs.get((kind, id))
+
+    def all(self, kind: str) -> Mapping[str, Spec]:
+        found = (spec for spec in self._specs.values() if spec.kind == kind)
+        return {spec.id: spec for spec in sorted(found, key=lambda spec: (spec.created_at, spec.id))}
+
+    async def refresh(self) -> frozenset[Key]:
+        """Kind and id of what changed since the last look. Raises StoreDown, StateUnreadable."""
+        number = await self._number()
+        if number == self._seen:
+            return frozenset()
+        fresh = {(kind, spec.id): spec for kind in self._kinds for spec in await self._read(kind)}
+        changed = {key for key in fresh.keys() | self._specs.keys() if fresh.get(key) != self._specs.get(key)}
+        self._specs, self._seen = fresh, number
+        return frozenset(changed)
+
+    async def save(self, spec: Spec) -> bool:
+        request = uuid.uuid4().hex
+        args: list[Argument] = [spec.id, spec.version, _text(spec, request), self._keys.wake, request]
+        if not await self._write(SAVE, spec.kind, args):
+            return False
+        self._specs[spec.kind, spec.id] = spec
+        return True
+
+    async def delete(self, kind: str, id: str) -> bool:
+        gone = await self._write(DELETE, kind, [id, self._keys.wake])
+        self._specs.pop((kind, id), None)
+        return gone
+
+    def close(self) -> None:
+        """The client is not ours."""
+
+    async def _write(self, script: Script, kind: str, args: Sequence[Argument]) -> bool:
+        """A number that is not the next one after ours shows that others wrote too: the next look reads all."""
+        try:
+            number = int(await script.run(self._client, [self._keys.specs(kind), self._keys.specs_version], args))
+        except StoreDown as down:
+            raise StateWriteFailed(f"the document cannot be stored: {down.message}", hint=down.hint) from down
+        if number == self._seen + 1:
+            self._seen = number
+        return number > 0
+
+    async def _number(self) -> int:
+        return int(await guarded(self._client.get(self._keys.specs_version)) or 0)
+
+    async def _read(self, kind: str) -> list[Spec]:
+        stored = await read_hash(self._client, self._keys.specs(kind))
+        return [_spec(kind, id, text) for id, text in stored.items()]
+
+
+def _text(spec: Spec, request: str) -> str:
+    fields = {
+        "document": dict(spec.document),
+        "version": spec.version,
+        "created_at": spec.created_at,
+        "updated_at": spec.updated_at,
+        "by": spec.by,
+        "request": request,
+    }
+    return json.dumps(fields, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def _spec(kind: str, id: str, text: str) -> Spec:
+    try:
+        data = json.loads(text)
+        version, created, updated = (int(data[name]) for name in ("version", "created_at", "updated_at"))
+        return Spec(kind, id, dict(data["document"]), version, created, updated, str(data["by"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        hint = "restore it from a backup, or remove it to begin without"
+        raise StateUnreadable(f"the {kind} {id} in Redis cannot be read", hint=hint) from error

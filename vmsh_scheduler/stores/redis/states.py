@@ -1,0 +1,280 @@
+"""ports.States in Redis: memory for reading, one script for all changes that came while the last one was under way."""
+
+import asyncio
+import json
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vmsh_scheduler.domain.codec import state_from_json
+from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.errors import NotLeading, StateUnreadable, StateWriteFailed, StoreDown
+from vmsh_scheduler.ports import Change, Clock
+from vmsh_scheduler.stores.chain import Link
+from vmsh_scheduler.stores.redis.batch import (
+    RECENT,
+    ROWS,
+    Batch,
+    Chains,
+    Mirroring,
+    Prepared,
+    fixed_keys,
+    parse_link,
+    prepare,
+)
+from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.keys import Keys
+from vmsh_scheduler.stores.redis.scan import read_hash
+from vmsh_scheduler.stores.redis.scripts import Script
+
+APPLY = Script("states_apply")
+MOST_CHANGES = 200
+"""Of one script: Redis does nothing else meanwhile."""
+MOST_BYTES = 1 << 20
+YIELD_EVERY = 100
+"""States that are read without a pause: some milliseconds."""
+LOADS = 5
+"""How often a picture that changed while it was taken is taken again."""
+_TYPES = ("string", "hash", "hash", "hash", "hash", "stream", "hash", "hash", "zset")
+"""Of the fixed keys; looked at before anything is written, because a script cannot take back its first half."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One call of `apply`."""
+
+    changes: Sequence[Prepared]
+    answer: "asyncio.Future[StateWriteFailed | None]"
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """A job with changes that are not acknowledged: how many, and the newest state that is."""
+
+    changes: int
+    state: JobState | None
+
+
+class RedisStates:
+    """Written by the leader alone: `load`, then `lead`. After a failure nothing is written until it loads again."""
+
+    def __init__(
+        self, client: Client, keys: Keys, clock: Clock, mirror: Mirroring | None = None, *, rows: int = ROWS
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._mirror = mirror
+        self._rows = rows
+        self._fixed = fixed_keys(keys)
+        self._current: dict[str, JobState] = {}
+        self._doubts: dict[str, _Doubt] = {}
+        self._parsed: dict[str, tuple[int, JobState]] = {}
+        self._chains = Chains()
+        self._lock = ""
+        self._broken: StateWriteFailed | None = StateWriteFailed("the states were not loaded yet")
+        self._seen = 0
+        """Writes of all leaders so far, as far as is known here."""
+        self._queue: deque[_Entry] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._sent, self._took_ms = 0, 0
+
+    @property
+    def writes(self) -> tuple[int, float]:
+        """Scripts acknowledged so far, and the seconds they took."""
+        return self._sent, self._took_ms / 1000
+
+    def get(self, job_id: str) -> JobState | None:
+        return self._current.get(job_id)
+
+    def all(self) -> Mapping[str, JobState]:
+        return dict(self._current)
+
+    async def load(self) -> None:
+        """Memory shows what Redis holds, and changes may be applied again. Raises StoreDown, StateUnreadable."""
+        await self._idle()
+        await self._check_types()
+        await self._read(LOADS)
+        self._broken = None
+
+    async def refresh(self) -> bool:
+        """For a follower: False if nothing was written since the last look. Raises StoreDown, StateUnreadable."""
+        if self._lock or await self._writes_so_far() == self._seen:
+            return False
+        await self._read(1)
+        return True
+
+    def lead(self, lock_value: str) -> None:
+        """Changes are written as long as the lock's key holds this value."""
+        self._lock = lock_value
+        self._parsed = {}
+
+    def follow(self) -> None:
+        """What was not sent yet fails, as does every later change."""
+        self._lock = ""
+        self._broken = NotLeading("this instance does not lead any more")
+
+    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
+        """Redis has no weaker acknowledgement than its answer: `durable` and `soon` make no difference."""
+        if not changes:
+            return
+        self._check()
+        prepared = [prepare(change, self._mirror) for change in changes]
+        for change in prepared:
+            self._doubt(change.job)
+            self._show(change.job, change.state)
+        entry = _Entry(prepared, asyncio.get_running_loop().create_future())
+        self._queue.append(entry)
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send_all())
+        failed = await entry.answer
+        if failed is not None:
+            raise type(failed)(failed.message, hint=failed.hint)
+
+    async def close(self) -> None:
+        """What was applied is in Redis, or has failed."""
+        await self._idle()
+
+    async def _idle(self) -> None:
+        while self._sender is not None:
+            await asyncio.wait({self._sender})
+
+    def _check(self) -> None:
+        if not self._lock:
+            raise NotLeading("this instance does not lead", hint="only the leader writes states")
+        if self._broken is not None:
+            raise type(self._broken)(self._broken.message, hint=self._broken.hint)
+
+    def _doubt(self, job: str) -> None:
+        doubt = self._doubts.get(job)
+        if doubt is None:
+            self._doubts[job] = _Doubt(1, self._current.get(job))
+        else:
+            doubt.changes += 1
+
+    def _show(self, job: str, state: JobState | None) -> None:
+        if state is None:
+            self._current.pop(job, None)
+        else:
+            self._current[job] = state
+
+    async def _send_all(self) -> None:
+        """Everything that waits, batch by batch. A failure is one of everything: what follows was built on it."""
+        try:
+            while self._queue:
+                entries = self._next_entries()
+                try:
+                    await self._send(entries)
+                except StateWriteFailed as error:
+                    self._fail(entries, error)
+                except StoreDown as error:
+                    self._fail(entries, StateWriteFailed(error.message, hint=error.hint))
+                else:
+                    self._settle(entries)
+        finally:
+            self._sender = None
+
+    def _next_entries(self) -> list[_Entry]:
+        """At least one, however large: a call of `apply` is never parted."""
+        entries: list[_Entry] = []
+        count = size = 0
+        while self._queue:
+            count += len(self._queue[0].changes)
+            size += sum(change.size for change in self._queue[0].changes)
+            if entries and (count > MOST_CHANGES or size > MOST_BYTES):
+                break
+            entries.append(self._queue.popleft())
+        return entries
+
+    async def _send(self, entries: Sequence[_Entry]) -> None:
+        self._check()
+        batch = Batch(self._keys, self._chains, self._rows, len(self._fixed))
+        batch.take(change for entry in entries for change in entry.changes)
+        began = self._clock.elapsed()
+        args = [self._lock, self._seen, uuid.uuid4().hex, RECENT, *batch.args]
+        self._seen = int(await APPLY.run(self._client, [*self._fixed, *batch.keys], args))
+        self._sent += 1
+        self._took_ms += self._clock.elapsed() - began
+
+    def _settle(self, entries: Sequence[_Entry]) -> None:
+        for change in (change for entry in entries for change in entry.changes):
+            doubt = self._doubts[change.job]
+            doubt.state, doubt.changes = change.state, doubt.changes - 1
+            if not doubt.changes:
+                del self._doubts[change.job]
+        _answer(entries, None)
+
+    def _fail(self, entries: Sequence[_Entry], error: StateWriteFailed) -> None:
+        self._broken = error
+        for job, doubt in self._doubts.items():
+            self._show(job, doubt.state)
+        self._doubts.clear()
+        _answer([*entries, *self._queue], error)
+        self._queue.clear()
+
+    async def _check_types(self) -> None:
+        """Raises StoreDown naming the first key that somebody else uses for something else."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in self._fixed:
+            pipe.type(key)
+        for key, found, ours in zip(self._fixed, await guarded(pipe.execute()), _TYPES, strict=True):
+            if found not in (ours, "none"):
+                hint = "another program uses the prefix: see redis.prefix"
+                raise StoreDown(f"{key} holds a {found}, not a {ours} of ours (WRONGTYPE)", hint=hint)
+
+    async def _read(self, times: int) -> None:
+        """A picture that is not of one moment is told by its number: no change can be written upon it."""
+        for _ in range(times):
+            seen = await self._writes_so_far()
+            states = await read_hash(self._client, self._keys.states)
+            heads = await read_hash(self._client, self._keys.journal_heads)
+            bases = await read_hash(self._client, self._keys.journal_base)
+            if await self._writes_so_far() == seen:
+                break
+        parsed = await self._parse(states)
+        self._chains = Chains(
+            {job: _link(job, text) for job, text in heads.items()},
+            {job: _link(job, text).seq for job, text in bases.items()},
+        )
+        self._current = {job: state for job, (_, state) in parsed.items()}
+        self._parsed = {} if self._lock else parsed
+        self._seen = seen
+        self._doubts.clear()
+
+    async def _parse(self, states: Mapping[str, str]) -> dict[str, tuple[int, JobState]]:
+        """With their texts' hashes, so that a follower reads only what changed. Lets others work in between: the lock
+        is renewed on the same loop."""
+        parsed: dict[str, tuple[int, JobState]] = {}
+        for n, (job, text) in enumerate(states.items()):
+            known, digest = self._parsed.get(job), hash(text)
+            parsed[job] = known if known is not None and known[0] == digest else (digest, _state(job, text))
+            if n % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        return parsed
+
+    async def _writes_so_far(self) -> int:
+        return int(await guarded(self._client.hget(self._keys.meta, "writes")) or 0)
+
+
+def _answer(entries: Sequence[_Entry], error: StateWriteFailed | None) -> None:
+    """Whoever still waits."""
+    for entry in entries:
+        if not entry.answer.done():
+            entry.answer.set_result(error)
+
+
+def _state(job: str, text: str) -> JobState:
+    try:
+        return state_from_json(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        hint = "restore it from a backup, or remove it to begin without"
+        raise StateUnreadable(f"the state of {job} in Redis cannot be read: {error}", hint=hint) from error
+
+
+def _link(job: str, text: str) -> Link:
+    try:
+        return parse_link(text)[0]
+    except ValueError as error:
+        hint = "vmsh-scheduler verify shows what is left of it"
+        raise StateUnreadable(f"the journal's chain of {job} in Redis cannot be read", hint=hint) from error
