@@ -31,7 +31,8 @@ class AgentOperations:
         """Everybody's: whoever may use the socket owns the state."""
         if self._app.cluster is not None:
             await self._app.cluster.facts.fresh()
-        rows = [{**view, "source": self._source(view)} for view in self._registry().views(None)]
+        views = self._registry().views(None)
+        rows = [{**view, "source": self._source(view)} async for some in views for view in some]
         return {"now": self._app.clock.now(), "agents": rows}
 
     async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Json:

@@ -18,7 +18,7 @@ from vmsh_scheduler.engine.engine import Engine
 from vmsh_scheduler.executors.command import CommandExecutor
 from vmsh_scheduler.first_tick import FirstTick
 from vmsh_scheduler.observe.metrics import Metrics
-from vmsh_scheduler.ports import Executor, Journal, Observer, Specs, States
+from vmsh_scheduler.ports import Counters, Executor, Journal, Observer, Specs, States
 from vmsh_scheduler.registry import Registry
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
@@ -137,6 +137,9 @@ class Shared(Protocol):
     @property
     def specs(self) -> Specs: ...
 
+    @property
+    def counters(self) -> Counters: ...
+
     async def close(self) -> None: ...
 
 
@@ -196,7 +199,7 @@ class App:
 
     async def put_in_force(self, jobs: JobSet, *, first: bool = False, recover: bool = True) -> None:
         """The engine follows this job set from now on. `recover=False`: runs that are open are left alone."""
-        lost = first and self.store.opened.condition is Condition.LOST and self.settings.on_state_loss == "wait"
+        lost = first and self._state_lost() and self.settings.on_state_loss == "wait"
         self.config = ConfigStatus(True, (), jobs.warnings, jobs.config_hash, jobs.counts)
         self.jobs = jobs
         self.store.states.note_config(jobs.config_hash)
@@ -233,6 +236,10 @@ class App:
         """What the process does all the time."""
         return self.engine if self.cluster is None else self.cluster
 
+    def _state_lost(self) -> bool:
+        """What is in this directory says nothing of what several instances share."""
+        return self.shared is None and self.store.opened.condition is Condition.LOST
+
     def everything(self, jobs: JobSet) -> dict[str, Job]:
         return {**(self.registry.jobs() if self.registry is not None else {}), **jobs.jobs}
 
@@ -261,7 +268,7 @@ class App:
             config_valid=not self.problems,
             state_writable=not self.engine.board.write_error,
             state_saved=not self.store.states.snapshot_error,
-            state_origin=_origin(self.store.opened.condition),
+            state_origin="found" if self.shared is not None else _origin(self.store.opened.condition),
             clock_sane=now >= SANE_CLOCK,
             cluster=None if self.cluster is None else self.cluster.condition(),
         )

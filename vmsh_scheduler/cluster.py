@@ -100,6 +100,7 @@ class Cluster:
         self._reign: asyncio.Future[None] | None = None
         self._looked_at: Millis = 0
         self._trouble = ""
+        self._told: frozenset[str] = frozenset()
         app.observers.observers.append(self._watch)
 
     @property
@@ -112,8 +113,8 @@ class Cluster:
 
     @property
     def last_tick(self) -> Millis:
-        """Of the engine, or of the look at who leads."""
-        return max(self.app.engine.last_tick, self._looked_at)
+        """Of the engine while it works, else of the look at who leads."""
+        return self.app.engine.last_tick or self._looked_at
 
     async def run(self, stop: asyncio.Event) -> None:
         """For ever; whoever stops it drains first, and cancels."""
@@ -167,7 +168,7 @@ class Cluster:
 
     def details(self) -> Document:
         more = {"redis": self.store.options.address, "trouble": self.leadership.trouble or self._trouble}
-        return {**self.condition(), **more, "members": self.members.rows()}
+        return {**self.condition(), **more, "queues": self.members.queues(), "members": self.members.rows()}
 
     @property
     def facts(self) -> OneOfSeveral:
@@ -300,8 +301,18 @@ class Cluster:
             except StoreDown as down:
                 self._trouble = down.message
                 self.errors += 1
+            self._say_trouble()
             self._looked_at = self.app.clock.now()
             await asyncio.sleep(BEAT_S)
+
+    def _say_trouble(self) -> None:
+        """Each reason once while it lasts, and its end."""
+        why = self.leadership.trouble or self._trouble
+        if why and why not in self._told:
+            self._tell("redis_down", why)
+        if not why and self._told:
+            self._tell("redis_back", "it answers again")
+        self._told = self._told | {why} if why else frozenset()
 
     async def _beat_once(self) -> None:
         await self.members.beat()

@@ -28,7 +28,7 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> list[Row]:
     """One row per thing looked at; never raises for what is wrong."""
     jobs = _compiled(settings, environ)
     rows = [*_config(jobs), *_commands(jobs, environ), *_state(settings), *_disk(settings), *_clock()]
-    return [*rows, *_daemon(settings)]
+    return [*rows, *_shared(settings), *_daemon(settings)]
 
 
 def _row(subject: str, kind: str, problem: str = "", fine: str = "") -> Row:
@@ -94,6 +94,22 @@ def _disk(settings: Settings) -> Iterator[Row]:
     yield _row(str(place), "disk", few, f"{free >> 20} MiB free")
     if not os.access(place, os.W_OK):
         yield _row(str(place), "disk", f"not writable by uid {os.geteuid()}")
+
+
+def _shared(settings: Settings) -> Iterator[Row]:
+    """The Redis that instances share, if there is one."""
+    if not settings.sections.get("redis.url"):
+        return
+    from vmsh_scheduler.redis_settings import options
+    from vmsh_scheduler.stores.redis import admin
+
+    try:
+        view = admin.check(options(settings.sections))
+    except SchedulerError as error:
+        yield _row("redis", "redis", str(error))
+        return
+    fine = f"Redis {view['version']}, {len(view['instances'])} instances"
+    yield _row(view["address"], "redis", "; ".join(view["findings"]), fine)
 
 
 def _clock() -> Iterator[Row]:

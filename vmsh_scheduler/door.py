@@ -13,7 +13,7 @@ from vmsh_scheduler.api.forge_routes import forge_routes
 from vmsh_scheduler.api.jwt_keys import KeySet
 from vmsh_scheduler.api.listener import ApiListener
 from vmsh_scheduler.api.principal import AuthSettings
-from vmsh_scheduler.api.quota import Quotas
+from vmsh_scheduler.api.quota import Quotas, SharedQuotas
 from vmsh_scheduler.api.surface import Access, Audited, Surface, Tally
 from vmsh_scheduler.api_settings import auth_settings, is_loopback
 from vmsh_scheduler.app import App, Facts
@@ -131,7 +131,8 @@ def _checks(authenticator: Authenticator, keys: KeySet | None) -> Callable[[], M
 def _quotas(app: App) -> Quotas:
     sections = app.settings.sections
     limits = {bucket: sections[f"quota.{bucket}_max"] for bucket in ("read", "write", "tick")}
-    return Quotas(sections["quota.window_ms"], limits, app.clock.now)
+    window, now = sections["quota.window_ms"], app.clock.now
+    return Quotas(window, limits, now) if app.shared is None else SharedQuotas(window, limits, now, app.shared.counters)
 
 
 def _told(app: App, settings: AuthSettings, keys: KeySet | None) -> Mapping[str, object]:

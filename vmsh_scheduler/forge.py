@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmsh_scheduler.api.forge_routes import not_found
+from vmsh_scheduler.api.json_text import JSON_TYPE, encoded
 from vmsh_scheduler.api.surface import Answer, Problem, Tally, Text
 from vmsh_scheduler.app import App, Facts
 from vmsh_scheduler.domain.agents import Refused
@@ -61,9 +62,10 @@ class ForgeView:
             raise self._configured() from configured
         return {"ok": True, "action": action, "key": key, "agent": record}
 
-    async def agents(self, user: str | None) -> Answer:
+    async def agents(self, user: str | None) -> Text:
         await self.facts.fresh()
-        return {"agents": self.registry.views(user), "ts": self._now()}
+        listed = b",".join([encoded(some)[1:-1] async for some in self.registry.views(user)])
+        return Text(b'{"agents":[%b],"ts":%d}' % (listed, self._now()), JSON_TYPE)
 
     async def tick(self) -> Answer:
         """Waits until the engine has looked, not for what it started."""

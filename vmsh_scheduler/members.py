@@ -1,5 +1,6 @@
 """Who else is there, and what of it a person has to know."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from socket import gethostname
@@ -22,21 +23,26 @@ class Members:
         self.instances: Sequence[Instance] = ()
         self.depths = (0, 0)
         """Of the agents' queue: ready and claimed."""
+        self.commands = (0, 0)
+        """Of the commands' queue."""
         self._app = app
         self._store = store
         self._worker = worker
         self._told: frozenset[str] = frozenset()
+        self._hashed: tuple[object, str] = (None, "")
+        """Of which jobs, and their hash."""
 
     async def beat(self) -> None:
         """Says that we are there, and sees who else is. Raises StoreDown."""
         self.instances = await self._store.instances.beat(self._me())
         self.depths = await self._store.dispatch.depths(AGENTS)
+        self.commands = await self._store.dispatch.depths("")
         self._compare()
 
     def resize(self) -> None:
         """As the leader: as many runs are handed out as all instances together have permits for."""
         permits = {instance.id: instance.permits for instance in self.instances}
-        permits[self._app.cycles.instance] = self._worker.pools
+        permits[self._app.cycles.instance] = self._worker.offers
         engine = self._app.engine
         total = {pool: sum(each.get(pool, 0) for each in permits.values()) for pool in engine.bounds.permits()}
         pools = {name: replace(pool, concurrency=total[name]) for name, pool in engine.bounds.pools.items()}
@@ -60,6 +66,11 @@ class Members:
         """For the owner."""
         return [self._row(instance) for instance in self.instances]
 
+    def queues(self) -> Document:
+        """As `redis check` shows them."""
+        depths = {"agents": self.depths, "commands": self.commands}
+        return {name: {"ready": ready, "running": claimed} for name, (ready, claimed) in depths.items()}
+
     def leader(self) -> str | None:
         """As far as is known: the newest fence is right."""
         if self._app.fence:
@@ -68,13 +79,13 @@ class Members:
         return None if leading is None or not leading.fence else leading.id
 
     def others(self) -> list[str]:
-        """Instances whose files give another job set."""
-        mine = self._app.config.config_hash
+        """Instances whose files, or what they mean there, are others."""
+        mine = self._config()
         return [instance.id for instance in self.instances if instance.config != mine]
 
     def _row(self, instance: Instance) -> Document:
         role = "leader" if instance.fence else "follower"
-        same = instance.config == self._app.config.config_hash
+        same = instance.config == self._config()
         words = {"id": instance.id, "host": instance.host, "role": role, "version": instance.version}
         return {**words, "running": instance.running, "same_config": same}
 
@@ -82,13 +93,22 @@ class Members:
         return Instance(
             id=self._app.cycles.instance,
             host=gethostname(),
-            config=self._app.config.config_hash,
-            permits=self._worker.pools,
+            config=self._config(),
+            permits=self._worker.offers,
             running=self._worker.running,
             fence=self._app.fence,
             version=__version__,
             started_at=self._app.started_at,
         )
+
+    def _config(self) -> str:
+        """Of what the files became: equal files under two roots are two job sets, each with directories of its own."""
+        jobs = self._app.jobs
+        if jobs is not self._hashed[0]:
+            rows = "" if jobs is None else "\n".join(f"{id} {job.revision}" for id, job in sorted(jobs.jobs.items()))
+            digest = hashlib.sha256(f"{self._app.config.config_hash}\n{rows}".encode(errors="backslashreplace"))
+            self._hashed = jobs, digest.hexdigest()
+        return self._hashed[1]
 
     def _compare(self) -> None:
         """Told once for every change of who differs."""

@@ -94,8 +94,7 @@ class States(Protocol):
 
     async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         """`get` shows the new states before this first yields to the loop; it returns with the acknowledgement
-        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel, with `soon` together
-        with the others of this turn of the loop).
+        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel).
 
         Raises StateWriteFailed: nothing of it may be acknowledged, `get` shows the last acknowledged states again,
         and every change applied after it fails too."""

@@ -1,7 +1,7 @@
 """Agents that were registered over the API: documents in the store, jobs in the engine, one change at a time."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain import agents
@@ -18,6 +18,7 @@ from vmsh_scheduler.ports import Specs
 from vmsh_scheduler.sources.agents import registered_job
 
 KIND = "agent"
+SLICE = 100
 ACTIONS = ("pause", "resume", "remove")
 View = dict[str, object]
 UrlProblem = Callable[[str], str]
@@ -108,11 +109,15 @@ class Registry:
                 self.recall(runs)
             return agent.key, self._record(agent)
 
-    def views(self, user: str | None) -> list[View]:
-        """Of one user's agents, or of everybody's: files' first, then in the order of their registration."""
+    async def views(self, user: str | None) -> AsyncIterator[list[View]]:
+        """Of one user's agents, or of everybody's: files' first, then in the order of their registration. In slices:
+        thousands at once would keep a start waiting."""
         board, every = self._board, (job for job in self._board.jobs.values() if _is_agent(job))
-        shown = (job for job in every if user is None or job.labels["user"] == user)
-        return [agents.view(self._agent(job), board.state(job.id), pending=job.id in board.waiting) for job in shown]
+        shown = [job for job in every if user is None or job.labels["user"] == user]
+        for start in range(0, len(shown), SLICE):
+            some = shown[start : start + SLICE]
+            yield [agents.view(self._agent(job), board.state(job.id), pending=job.id in board.waiting) for job in some]
+            await asyncio.sleep(0)
 
     def shown(self, job_id: str, state: JobState | None) -> tuple[str, View | None] | None:
         """An agent's key and record as the original keeps them, no record if it is gone; None for other jobs."""

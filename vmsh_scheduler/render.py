@@ -122,7 +122,28 @@ def status(view: Json, *, agents: bool = False) -> RenderableType:
         )
     notes = [Text(printable(line), style="yellow") for line in view["findings"]]
     summary = [_agents_line(view["agents"])] if view["agents"]["count"] else []
-    return Group(head, *notes, *summary, rows)
+    several = _several(view["cluster"]) if "cluster" in view else []
+    return Group(head, *notes, *several, *summary, rows)
+
+
+def _several(view: Json) -> list[RenderableType]:
+    """Who leads, who is there, what waits, as this instance knows it."""
+    lines = [f"Redis at {view['redis']}, this is {view['instance']} ({view['role']})", _leader_line(view)]
+    wrong = ", ".join(view["problems"]) + (f": {view['trouble']}" if view["trouble"] else "")
+    made = table("", "instance", "host", "role", "version", "running", "config")
+    for row in view["members"]:
+        same = "the same" if row["same_config"] else "differs"
+        _row(made, row["id"], row["host"], row["role"], row["version"], str(row["running"]), same)
+    notes = [Text(printable(wrong), style="yellow")] if view["problems"] else []
+    return [*(Text(printable(line)) for line in lines), *notes, made]
+
+
+def _leader_line(view: Json) -> str:
+    return f"leader: {view['leader'] or 'none'}, fence {view['fence']}; {_queues(view['queues'])}"
+
+
+def _queues(queues: Json) -> str:
+    return ", ".join(f"{name} {row['ready']} ready {row['running']} running" for name, row in queues.items())
 
 
 def _agents_line(agents: Json) -> Text:
@@ -160,7 +181,7 @@ def agent_list(view: Json) -> RenderableType:
 def shared(view: Json) -> RenderableType:
     """What `redis check` shows."""
     leader = view["leader"]
-    queues = ", ".join(f"{name} {row['ready']} ready {row['running']} running" for name, row in view["queues"].items())
+    queues = _queues(view["queues"])
     head = (
         f"Redis {view['version']} at {view['address']}, prefix {view['prefix']}",
         f"leader: {leader['instance'] if leader else 'none'}, fence {view['fence']}",

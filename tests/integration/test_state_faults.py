@@ -34,7 +34,6 @@ from vmsh_scheduler.errors import Denied, Exit, StateWriteFailed
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local.disk import Disk
 from vmsh_scheduler.stores.local.load import Condition
-from vmsh_scheduler.stores.local.store import LocalStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -386,43 +385,3 @@ async def test_s8_a_snapshot_whose_sync_fails_is_not_trusted(tmp_path: Path, cal
     faulty.broken = set()
     await store.close()
     assert looked_at(tmp_path).states == {"a/b": JobState(level=1)}
-
-
-async def test_what_begins_in_one_turn_of_the_loop_shares_a_write(tmp_path: Path) -> None:
-    writes: list[int] = []
-
-    def write(fd: int, data: memoryview) -> int:
-        writes.append(len(data))
-        return os.write(fd, data)
-
-    store = opened(tmp_path, Disk(write=write))
-    await together(store, 8)
-    writes.clear()
-    await together(store, 8)
-    assert len(writes) == 1
-    await store.close()
-    again = opened(tmp_path)
-    assert {f"j{number}" for number in range(8)} <= again.states.all().keys()
-    await again.close()
-
-
-async def test_s5_what_begins_in_one_turn_fails_together(tmp_path: Path) -> None:
-    faulty = FaultyDisk()
-    store = opened(tmp_path, faulty.disk)
-    await together(store, 1)
-    faulty.broken = {"write"}
-    told = await asyncio.gather(*(begin(store, number) for number in range(1, 5)), return_exceptions=True)
-    assert [type(answer) for answer in told] == [StateWriteFailed] * 4
-    assert [store.states.get(f"j{number}") for number in range(1, 5)] == [None] * 4
-    faulty.broken = set()
-    await together(store, 5)
-    await store.close()
-
-
-async def together(store: LocalStore, count: int) -> None:
-    await asyncio.gather(*(begin(store, number) for number in range(count)))
-
-
-async def begin(store: LocalStore, number: int) -> None:
-    """As the engine writes an intent that need not survive a power cut."""
-    await store.states.apply([Change(f"j{number}", JobState(level=number))], durable=False, soon=True)

@@ -7,9 +7,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.api.docs_page import HEADERS, PAGE
+from vmsh_scheduler.api.json_text import JSON_TYPE
 from vmsh_scheduler.api.principal import AuthSettings
 from vmsh_scheduler.api.scopes import NOTHING, Need, required
-from vmsh_scheduler.api.surface import BODY_LIMIT, JSON_TYPE, REQUEST_ID, Call, Route, Text
+from vmsh_scheduler.api.surface import BODY_LIMIT, REQUEST_ID, Call, Route, Text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

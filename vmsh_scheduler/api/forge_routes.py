@@ -20,7 +20,7 @@ class Forge(Protocol):
         """Raises Problem."""
         ...
 
-    async def agents(self, user: str | None) -> Answer:
+    async def agents(self, user: str | None) -> Text:
         """None: everybody's."""
         ...
 
@@ -49,7 +49,7 @@ def forge_routes(forge: Forge, *, guarded: bool = False) -> tuple[Route, ...]:
     async def telemetry(_: Call) -> Answer:
         return forge.telemetry()
 
-    async def agents(call: Call) -> Answer:
+    async def agents(call: Call) -> Text:
         return await forge.agents(visible_to(call.principal, guarded=guarded))
 
     async def register(call: Call) -> Answer:

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from vmsh_scheduler.api.auth import Authenticator
+from vmsh_scheduler.api.json_text import JSON_TYPE, encoded
 from vmsh_scheduler.api.principal import AuthSettings, Principal
 from vmsh_scheduler.api.quota import Quotas
 from vmsh_scheduler.api.scopes import required
@@ -22,7 +23,6 @@ BODY_S = 10.0
 SERVER = "vmsh-scheduler"
 """Without it the library would name itself and Python, with their versions."""
 REQUEST_ID = "X-Request-Id"
-JSON_TYPE = "application/json"
 
 _LOG = logging.getLogger("vmsh_scheduler.api")
 _LOCAL_NAME = r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
@@ -286,11 +286,11 @@ class Surface:
             self.tally.add("auth_scope_denied_total")
             raise Problem(403, "forbidden", required_scope=need.scope)
         if need.bucket:
-            self._spend(principal, need.bucket)
+            await self._spend(principal, need.bucket)
 
-    def _spend(self, principal: Principal, bucket: str) -> None:
+    async def _spend(self, principal: Principal, bucket: str) -> None:
         self.tally.add("quota_checks_total")
-        refusal = self._access.quotas.hit(principal.sub, bucket)
+        refusal = await self._access.quotas.spend(principal.sub, bucket)
         if refusal is not None:
             self.tally.add("quota_exceeded_total")
             later = {"Retry-After": str(refusal.retry_after_s)}
@@ -392,9 +392,4 @@ def _refusal(problem: Problem) -> web.Response:
 
 
 def _json(status: int, document: Mapping[str, object]) -> web.Response:
-    """UTF-8 without spaces, as JSON.stringify writes it; half surrogates become escapes."""
-    try:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        text = json.dumps(document, separators=(",", ":")).encode()
-    return web.Response(status=status, body=text, headers={"Content-Type": JSON_TYPE})
+    return web.Response(status=status, body=encoded(document), headers={"Content-Type": JSON_TYPE})

@@ -68,9 +68,16 @@ class Context:
         try:
             return call(self._socket, "GET", path, values)
         except Unavailable:
+            self._refuse_shared()
             from vmsh_scheduler.disk_view import DiskView
 
             return offline(DiskView(self.settings, self.environ))
+
+    def _refuse_shared(self) -> None:
+        """What lies on this disk is not the truth where Redis has it. Raises Unavailable."""
+        if self.settings.sections.get("redis.url"):
+            hint = "ask where one runs, or see `vmsh-scheduler redis check`"
+            raise Unavailable("the state is in Redis and no daemon runs here", hint=hint)
 
     def tell(self, path: str, offline: "Callable[[AppOperations], Awaitable[Json]]", **values: object) -> Json:
         """Have the daemon do it; without a daemon, take the lock and do it here."""

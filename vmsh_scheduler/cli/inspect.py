@@ -84,10 +84,20 @@ def history(
     return 0
 
 
-def _verify_history(context: Context, job: str, *, json: bool) -> int:
+def _findings(context: Context, job: str) -> list[str]:
+    """Of the journal where it is: in Redis, or on this disk."""
+    if context.settings.sections.get("redis.url"):
+        from vmsh_scheduler.redis_settings import options
+        from vmsh_scheduler.stores.redis import admin
+
+        return admin.verify_journal(options(context.settings.sections), job)
     from vmsh_scheduler.disk_view import DiskView
 
-    findings = DiskView(context.settings, context.environ).verify_history(job)
+    return DiskView(context.settings, context.environ).verify_history(job)
+
+
+def _verify_history(context: Context, job: str, *, json: bool) -> int:
+    findings = _findings(context, job)
     if json:
         as_json({"findings": findings, "ok": not findings})
     else:

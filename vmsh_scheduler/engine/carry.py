@@ -133,8 +133,7 @@ class Carrier:
             notes=() if superseded is None else (superseded,),
         )
         durable = job.policy.crash_exact or job.policy.on_unknown is OnUnknown.HOLD
-        # those of one turn share a write: they begin together, and then their processes are started
-        if not await self.board.commit([change], durable=durable, soon=not durable):
+        if not await self.board.commit([change], durable=durable):
             await self.board.postpone(job.id)
             return None
         await self.board.reschedule(job.id)

@@ -82,6 +82,11 @@ class Worker:
         """Claims in progress, those included whose outcome the store has not taken yet."""
         return len(self._held)
 
+    @property
+    def offers(self) -> Mapping[str, int]:
+        """Permits by pool that the leader may count on."""
+        return dict.fromkeys(self.pools, 0) if self.stopping else self.pools
+
     def load(self, pool: str) -> tuple[int, int]:
         """Nothing waits here, and how many of the pool run."""
         return 0, sum(held.claim.task.pool == pool for held in self._held.values())

@@ -45,8 +45,6 @@ class Wal:
         self._hurried = 0
         """Entries of both that share no sync later."""
         self._beginning = False
-        self._turning = False
-        """`_write_turn` is about to come."""
         self._round: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._disk = ThreadPoolExecutor(1, "wal")
@@ -66,22 +64,17 @@ class Wal:
 
     def append(self, payloads: list[Payload], settled: Settled, *, durable: bool, soon: bool = False) -> None:
         """`durable`: told once on disk, at once unless `soon`, which shares a sync within GATHER_S. Otherwise told
-        before this returns, or with `soon` once all of this turn of the loop are written, unless a new file is being
-        begun."""
+        before this returns, unless a new file is being begun."""
         if not payloads and self.settled:
             settled(None)
             return
         entry = Entry(payloads, settled, durable, soon)
         self._hurried += not soon
-        if soon or not self._writable:
+        if soon or self._beginning or not self._log.ready:
             self._queued.append(entry)
         else:
             self._write_all([entry])
-        if soon and not durable and not self._turning:
-            self._turning = True
-            asyncio.get_running_loop().call_soon(self._write_turn)
-        else:
-            self._plan()
+        self._plan()
 
     def close(self) -> None:
         """After the last append settled."""
@@ -90,17 +83,6 @@ class Wal:
             self._timer = None
         self._disk.shutdown()
         self._log.close()
-
-    @property
-    def _writable(self) -> bool:
-        return self._log.ready and not self._beginning
-
-    def _write_turn(self) -> None:
-        """What gathered in one turn of the loop, in one write."""
-        self._turning = False
-        if self._queued and self._writable:
-            self._write_all([])
-        self._plan()
 
     def _write_all(self, more: list[Entry]) -> None:
         """What is queued and then `more`, in one write: lines stay in the order of the appends."""
@@ -123,7 +105,7 @@ class Wal:
         """A round of syncs now, or once enough has gathered."""
         if self._round is not None or not (self._queued or self._waiting):
             return
-        if self._hurried or (self._queued and not self._log.ready):
+        if self._hurried:
             self._begin_round()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._begin_round)

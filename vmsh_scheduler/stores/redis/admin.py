@@ -9,6 +9,7 @@ from redis import exceptions
 from vmsh_scheduler.errors import Busy
 from vmsh_scheduler.stores.redis.connect import RedisOptions, SyncClient, connect_sync, guarding
 from vmsh_scheduler.stores.redis.instances import living
+from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
 from vmsh_scheduler.stores.redis.scripts import Script
 
@@ -45,6 +46,13 @@ def check(options: RedisOptions) -> dict[str, Any]:
             "queues": {name: _depths(client, keys, pool) for name, pool in (("agents", AGENTS), ("commands", ""))},
         }
     return {**view, "findings": _findings(view)}
+
+
+def verify_journal(options: RedisOptions, job: str = "") -> list[str]:
+    """What does not hold in the hash chains; of every job if none is named. Raises StoreDown, ConfigError."""
+    client = connect_sync(options)
+    with guarding(), client:
+        return RedisJournal(client, Keys(options.prefix)).verify(job)
 
 
 def reset(options: RedisOptions) -> int:
