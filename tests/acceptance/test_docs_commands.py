@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.daemon import Daemon, Place, until
 from tests.support.forge import WALLET, stub
+from tests.support.redis_server import serving
 from tests.support.shipped import shipped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,6 +32,8 @@ NOT_RUN = {
     "sudo": "changes the machine",
     "systemctl": "needs a service manager",
     "journalctl": "needs a service manager",
+    "pip": "asks a package index",
+    "export": "the tests give it to the commands themselves",
     "py-spy": "a profiler that is no part of this project",
 }
 EXAMPLES = {"dao:vaultmesh/fast": "demo:files/fast"}
@@ -81,6 +84,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             yield daemon
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where docs/redis.md is read: the shipped files, and a Redis that forgets nothing."""
+    with serving(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as redis:
+        place = Place(tmp_path_factory.mktemp("several"))
+        place.configure("namespaces: {}\n")
+        place.environ |= {"SCHEDULER_REDIS_URL": redis.url, "PORT": "0"}
+        yield place
+        place.close()
+
+
 @contextmanager
 def consumer(script: Path, out: Path) -> Iterator[int]:
     """The example on any port, which it says; what it prints goes to `out`."""
@@ -97,9 +111,13 @@ def test_there_is_something_to_run() -> None:
 
 
 @pytest.mark.parametrize("line", RUN, ids=str)
-def test_it_works_as_printed(checkout: Daemon, line: Line) -> None:
+def test_it_works_as_printed(checkout: Daemon, several: Place, line: Line) -> None:
     words = [EXAMPLES.get(word, word) for word in line.words]
-    if words[0] == "vmsh-scheduler":
+    if words == ["vmsh-scheduler", "run"]:
+        several.daemon().wait_line("leading")
+    elif words[:2] == ["vmsh-scheduler", "redis"]:
+        assert several.cli(*words[1:]).ok().out.strip()
+    elif words[0] == "vmsh-scheduler":
         done = checkout.place.cli(*words[1:]).ok()
         assert done.out.strip()
         assert "Traceback" not in done.err
@@ -182,7 +200,7 @@ def test_every_command_and_option_mentioned_is_known() -> None:
     mentions = [(document, *found) for document in DOCUMENTS for found in MENTION.findall(document.read_text())]
     assert len(mentions) > 20
     for document, command, rest in mentions:
-        name = f"config {rest.split()[0]}" if command == "config" else command
+        name = f"{command} {rest.split()[0]}" if command in ("config", "redis") else command
         shown = help_of(name)
         options = re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", rest)
         assert [option for option in options if not re.search(rf"{option}\b", shown)] == [], (document.name, command)

@@ -151,6 +151,16 @@ def talkative(right: Original) -> Original:
     return fired
 
 
+def overlapping(right: Original) -> Original:
+    """Blind for what runs already."""
+
+    def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> plan.Step:
+        step: plan.Step = right(job, state._replace(runs=()), now, queued=queued)
+        return plan.Step(step.state._replace(runs=state.runs), step.decisions, step.start)
+
+    return decide
+
+
 def wishful(right: Original) -> Original:
     """A run whose end nobody saw passes for a success."""
 
@@ -172,7 +182,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "a failure closes its slot": (plan, "_tried_and_failed", given_up),
     "success is forgotten by a crash": (plan, "admit", forgetful),
     "backoff is forgotten by a crash": (plan, "admit", impatient),
-    "runs of one job overlap": (plan, "_busy", lambda right: lambda state: False),
+    "runs of one job overlap": (plan, "decide", overlapping),
     "catch-up runs everything": (plan, "_open_slot", unlimited),
     "catch-up runs the oldest": (plan, "_fire", oldest_first),
     "catch_up: all takes no turns": (plan, "_waits", lambda right: lambda job, state, queued: False),
