@@ -1,5 +1,6 @@
 """What the command line may do with agents, over the control socket: the words of a terminal for the registry's."""
 
+import logging
 from collections.abc import Mapping
 
 from vmsh_scheduler.api.operations import Json
@@ -7,9 +8,11 @@ from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.agents import LONGEST_ID, LONGEST_WALLET, Refused, job_id
 from vmsh_scheduler.domain.job import Origin
 from vmsh_scheduler.errors import NotFound, Usage
+from vmsh_scheduler.observe.logs import say
 from vmsh_scheduler.registry import Configured, Registry
 from vmsh_scheduler.settings import display
 
+_AUDIT = logging.getLogger("vmsh_scheduler.audit")
 _REFUSED: Mapping[str, str] = {
     "agent_id_required": "an agent needs an id",
     "agent_id_invalid": f"an agent's id has at most {LONGEST_ID} characters, all printable",
@@ -19,6 +22,11 @@ _REFUSED: Mapping[str, str] = {
     "cycle_interval_invalid": "the interval must be a number of ms, of at most ten years",
     "invalid_action": "an agent can be paused, resumed or removed",
 }
+
+
+def audited(verb: str, by: str, **about: str) -> None:
+    """Whoever may use the control socket asked for a change; written down before it is tried."""
+    say(_AUDIT, logging.INFO, "audit", who=by, verb=verb, peer="control socket", **about)
 
 
 class AgentOperations:
@@ -36,6 +44,7 @@ class AgentOperations:
         return {"now": self._app.clock.now(), "agents": rows}
 
     async def register(self, body: Mapping[str, object], user: str, *, by: str) -> Json:
+        audited("register", by, user=user, agent=str(body.get("id", "")))
         try:
             key, agent = await self._registry().register(body, user, by=by)
         except Refused as refused:
@@ -45,6 +54,7 @@ class AgentOperations:
         return {"key": key, "agent": agent}
 
     async def control(self, user: str, id: str, action: str, *, by: str) -> Json:
+        audited(action, by, user=user, agent=id)
         try:
             key, agent = await self._registry().control(user, id, action, by=by)
         except NotFound as missing:
@@ -74,7 +84,8 @@ class AgentOperations:
     def _refusal(self, code: str, url: str = "") -> Usage:
         if code == "max_agents_reached":
             most = self._app.settings.sections["agents.max"]
-            return Usage(f"{most} agents are registered, the most allowed", hint="raise SCHEDULER_MAX_AGENTS")
+            hint = "raise SCHEDULER_MAX_AGENTS, or SCHEDULER_MAX_AGENTS_PER_USER if that is set"
+            return Usage(f"as many agents are registered as may be (of all users {most})", hint=hint)
         if code == "callback_url_invalid":
             return Usage(f"the callback cannot be called: {self._app.cycles.url_problem(url)}")
         return Usage(_REFUSED.get(code, code))

@@ -101,6 +101,8 @@ def _of_access(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Itera
     found = [_about(problem, origins) for problem in auth_problems(settings)]
     if origins["auth.tokens"].startswith("env ") and not settings.tokens:
         found.append(("auth.tokens", "holds no token"))
+    if origins["auth.service_tokens"].startswith("env ") and not settings.service_tokens:
+        found.append(("auth.service_tokens", "holds no token"))
     host = sections["api.host"]
     if not settings.enabled and not is_loopback(host) and not sections["api.allow_unauthenticated"]:
         found.append(("api.host", f"an address that others reach, {OPEN}"))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from vmsh_scheduler.clock import SystemClock
 from vmsh_scheduler.cycles import Cycles
 from vmsh_scheduler.domain.action import Action
-from vmsh_scheduler.domain.events import Event
-from vmsh_scheduler.domain.health import Health, Vitals, assess
+from vmsh_scheduler.domain.events import Event, Trouble
+from vmsh_scheduler.domain.health import AGENT_PREFIX, Health, Vitals, assess
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
 from vmsh_scheduler.engine.control import Control
@@ -179,6 +179,8 @@ class App:
     """Another engine over the same stores, for the next term."""
     local: Executors
     """What carries out here."""
+    documents_begun: bool = False
+    """The file of what is registered is new, or was empty."""
     shared: "Shared | None" = None
     """None: one instance, whose state is in its directory."""
     cluster: "Instance | None" = None
@@ -214,8 +216,19 @@ class App:
             return
         await self.engine.recover()
         if first:
+            self._miss_documents()
             await self.engine.forget_removed()
             self.commands.sweep({run.id for state in self.states.all().values() for run in state.runs})
+
+    def _miss_documents(self) -> None:
+        """Agents that ran, and that neither a file nor a document knows, in a directory whose documents are new: their
+        file was emptied or taken away. Said for as long as we run."""
+        jobs = self.engine.board.jobs
+        gone = [id for id in self.states.all() if id.startswith(AGENT_PREFIX) and id not in jobs]
+        if self.documents_begun and gone:
+            text = f"scheduler-specs.db was missing or empty: {len(gone)} agents that ran are registered no more"
+            self.config.warnings = (*self.config.warnings, f"{text}; restore it from a backup, or register them again")
+            self.observers(Trouble(self.clock.now(), "documents_lost", {"agents": len(gone)}))
 
     def begin_term(self, fence: int, executors: Executors | None = None) -> None:
         """Another engine works from now on; 0: none does, this one only shows what is known."""

@@ -55,6 +55,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SCHEDULER_TICK_MS", "agents.tick_ms", "1000", "longest nap with agents in ms, 250 or more"),
     Variable("SCHEDULER_CYCLE_CONCURRENCY", "agents.concurrency", "4", "most cycles at the same time"),
     Variable("SCHEDULER_MAX_AGENTS", "agents.max", "5000", "most agents registered over the API"),
+    Variable("SCHEDULER_MAX_AGENTS_PER_USER", "agents.max_per_user", "0", "most of them of one user; 0 = no limit"),
     Variable("SCHEDULER_MAX_QUEUE", "agents.queue", "10000", "most cycles that wait"),
     Variable("SCHEDULER_CALLBACK_TIMEOUT_MS", "callbacks.timeout_ms", "4000", "per callback in ms, 500 or more"),
     Variable("SCHEDULER_CALLBACK_ALLOW", "callbacks.allow", "none", "hosts, host:port, CIDRs to call, by commas"),

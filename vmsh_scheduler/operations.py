@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from vmsh_scheduler.agent_operations import AgentOperations
+from vmsh_scheduler.agent_operations import AgentOperations, audited
 from vmsh_scheduler.answers import explain, find_job, history
 from vmsh_scheduler.api.operations import HistoryQuery, Json
 from vmsh_scheduler.app import App
@@ -96,24 +96,30 @@ class AppOperations:
             await self._app.cluster.facts.fresh()
 
     async def trigger(self, job: str, *, by: str) -> Json:
+        audited("trigger", by, job=job)
         return {"job": job, "slot": await self._app.control.fire(job, by=by)}
 
     async def pause(self, job: str, *, until: Millis | None, note: str, by: str) -> Json:
+        audited("pause", by, job=job)
         await self._app.control.pause(job, until=until, note=note, by=by)
         return {"job": job, "paused": True, "until": until}
 
     async def resume(self, job: str, *, by: str) -> Json:
+        audited("resume", by, job=job)
         await self._app.control.resume(job, by=by)
         return {"job": job, "paused": False}
 
     async def resolve(self, run: str, verdict: str, *, by: str) -> Json:
+        audited("resolve", by, run=run, verdict=verdict)
         return {"job": await self._app.control.resolve(run, verdict, by=by), "run": run, "as": verdict}
 
     async def reset(self, job: str, *, by: str) -> Json:
+        audited("reset", by, job=job)
         await self._app.control.reset(job, by=by)
         return {"job": job, "backoff": 0}
 
     async def reload(self, *, by: str) -> Json:
+        audited("reload", by)
         jobs = await self._reloader.now()
         return {"config_hash": jobs.config_hash, "jobs": len(jobs.jobs), "warnings": list(jobs.warnings)}
 

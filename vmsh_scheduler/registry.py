@@ -1,6 +1,7 @@
 """Agents that were registered over the API: documents in the store, jobs in the engine, one change at a time."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ class Rules:
     """What a registration has to keep to."""
 
     most: int
+    most_per_user: int
+    """0: no limit of their own."""
     timeout: Millis
     """Of a cycle: snapshot and callback."""
     url_problem: UrlProblem
@@ -50,8 +53,8 @@ class Registry:
         self._engine = engine
         self._board = engine.board
         self._rules = rules
-        self._stored_count = len(specs.all(KIND))
-        """Counted here, because asking for all of them at each registration would be felt with thousands."""
+        self._stored_by = Counter(_user_of(id) for id in specs.all(KIND))
+        """By user. Counted here, because asking for all of them at each registration would be felt with thousands."""
 
     def close(self) -> None:
         """After the last change returned."""
@@ -71,7 +74,7 @@ class Registry:
                 raise Refused("callback_url_invalid")
             self._refuse_configured(agent.job_id)
             known = self._specs.get(KIND, agent.job_id)
-            if known is None and self._stored_count >= self._rules.most:
+            if known is None and self._is_full(user):
                 raise Refused("max_agents_reached")
             if known is not None:
                 agent = replace(agent, created_at=known.created_at)
@@ -125,11 +128,12 @@ class Registry:
         if named is None:
             return None
         key, job = ":".join(named), self._board.jobs.get(job_id)
+        spec = self._specs.get(KIND, job_id) if job is None or job.origin is Origin.API else None
+        if state is not None and spec is not None:  # one that was just taken over is no job yet
+            return key, agents.record(agents.stored(spec.document), state, pending=False)
         if state is None or job is None:
             return key, None
-        spec = self._specs.get(KIND, job_id) if job.origin is Origin.API else None
-        agent = _of_file(job, state) if spec is None else agents.stored(spec.document)
-        return key, agents.record(agent, state, pending=False)
+        return key, agents.record(_of_file(job, state), state, pending=False)
 
     def counts(self) -> dict[str, int]:
         every = [job for job in self._board.jobs.values() if _is_agent(job)]
@@ -150,6 +154,12 @@ class Registry:
         """Without a slot that only waits for a permit: whoever changes the job takes it out of the queue."""
         return self._board.states.get(job_id) or JobState()
 
+    def _is_full(self, user: str) -> bool:
+        """One user's agents must not take the places of all others."""
+        rules = self._rules
+        mine = rules.most_per_user and self._stored_by[user] >= rules.most_per_user
+        return bool(mine) or self._stored_by.total() >= rules.most
+
     def _refuse_configured(self, job_id: str) -> None:
         job = self._board.jobs.get(job_id)
         if job is not None and job.origin is Origin.FILE:
@@ -160,7 +170,7 @@ class Registry:
         spec = Spec(KIND, agent.job_id, agent.document(), version, agent.created_at, agent.updated_at, by[:120])
         if not await self._specs.save(spec):
             raise StateWriteFailed(f"{agent.key} was changed by somebody else meanwhile", hint="try again")
-        self._stored_count += known is None
+        self._stored_by[agent.user] += known is None
 
     async def _put(self, job: Job, state: JobState, note: Note) -> None:
         if not await self._engine.put(job, state, note):
@@ -169,7 +179,12 @@ class Registry:
     async def _remove(self, job_id: str, note: Note) -> None:
         if not await self._engine.drop(job_id, note):
             raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
-        self._stored_count -= await self._specs.delete(KIND, job_id)
+        self._stored_by[_user_of(job_id)] -= await self._specs.delete(KIND, job_id)
+
+
+def _user_of(job_id: str) -> str:
+    named = agents.named(job_id)
+    return "" if named is None else named[0]
 
 
 def _is_agent(job: Job) -> bool:

@@ -39,6 +39,7 @@ class AgentsSection(Section):
     tick_ms: Millis = Field(default=1_000, le=DAY, description="Longest nap with agents, ms; 250 or more.")
     concurrency: int = Field(default=4, le=1_024, description="Most cycles at the same time.")
     max: int = Field(default=5_000, le=1_000_000, description="Most agents registered over the API.")
+    max_per_user: int = Field(default=0, ge=0, le=1_000_000, description="Most of them of one user; 0 = no limit.")
     queue: int = Field(default=10_000, le=1_000_000, description="Most cycles that wait.")
 
 

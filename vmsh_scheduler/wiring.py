@@ -137,9 +137,7 @@ async def _wire(
     observers.observers.append(cycles.metrics.observe)
     local: Executors = {Command: commands, Callback: cycles.executor}
     shared, shown = _shared(settings, clock, cycles)
-    specs: Specs | None = None
-    if settings.api_is_on:
-        specs = open_specs(store.directory) if shared is None else shared.specs
+    specs, begun = _documents(settings, store, shared)
     make = _Maker(
         settings,
         clock,
@@ -174,7 +172,18 @@ async def _wire(
         make,
         local,
         shared=shared,
+        documents_begun=begun,
     )
+
+
+def _documents(settings: Settings, store: LocalStore, shared: Shared | None) -> tuple[Specs | None, bool]:
+    """None while the API is off; whether their file is new. Raises StateUnreadable."""
+    if not settings.api_is_on:
+        return None, False
+    if shared is not None:
+        return shared.specs, False
+    specs = open_specs(store.directory)
+    return specs, specs.fresh
 
 
 def _shared(settings: Settings, clock: SystemClock, cycles: Cycles) -> "tuple[Shared | None, Shown]":
@@ -195,7 +204,12 @@ def _bounds(settings: Settings, environ: Mapping[str, str]) -> Bounds:
 
 
 def _rules(settings: Settings, cycles: Cycles) -> Rules:
-    return Rules(settings.sections["agents.max"], cycle_timeout(settings.sections), cycles.url_problem)
+    return Rules(
+        settings.sections["agents.max"],
+        settings.sections["agents.max_per_user"],
+        cycle_timeout(settings.sections),
+        cycles.url_problem,
+    )
 
 
 def _subjects(settings: Settings, tools: Tools, observers: Observers, clock: SystemClock) -> Subjects:

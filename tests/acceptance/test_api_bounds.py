@@ -297,3 +297,65 @@ class TestPinnedKeys:
         done = place.cli("run", env={"SCHEDULER_JWKS_URL": "https://i.example/k", **env})
         assert done.code == 78
         assert "are both set: keep one" in done.err
+
+
+class TestOneUserAmongOthers:
+    def test_a_user_has_a_share_of_the_places(self, place: Place, upstream: Stub) -> None:
+        it = forge(place, upstream, SCHEDULER_MAX_AGENTS="4", SCHEDULER_MAX_AGENTS_PER_USER="2")
+
+        def register(user: str, id: str) -> int:
+            body = {"id": id, "walletAddress": WALLET}
+            return it.ask("POST", REGISTER, body, X_User_Id=user).status
+
+        assert [register("u", "a"), register("u", "b"), register("u", "c"), register("u", "a")] == [200, 200, 400, 200]
+        assert [register("v", "a"), register("v", "b"), register("w", "a")] == [200, 200, 400]
+        assert it.ask("POST", "/v1/agents/a/control", {"action": "remove"}, X_User_Id="u").status == 200
+        assert [register("u", "c"), register("u", "d")] == [200, 400]
+
+    def test_wallets_that_the_upstream_fails_for_stop_nobody_else(self, place: Place) -> None:
+        """One shared breaker let anybody stop all."""
+        with stub() as upstream, stub() as consumer:
+            for n in range(5):
+                upstream.lines[f"/addresses/kaspa%3Aevil{n}/balance"] = (500, {})
+            it = forge(place, upstream)
+            for n in range(5):
+                wallet = f"kaspa:evil{n}"
+                body = {"id": f"e{n}", "walletAddress": wallet, "cycleIntervalMs": 1_000, "callbackUrl": consumer.url}
+                assert it.ask("POST", REGISTER, body, X_User_Id="mallory").status == 200
+            it.register(id="mine", cycleIntervalMs=1_000, callbackUrl=consumer.url)
+            until(lambda: len(consumer.received) >= 8, "cycles of the one that is well")
+            assert it.agent("mine")["failureCount"] == 0
+            failed = until(lambda: it.agent("e0")["lastDispatch"], "a failure that says why")
+            assert failed["error"].startswith("market_unavailable:upstream_500")
+
+
+def test_documents_that_were_emptied_are_missed(place: Place, upstream: Stub) -> None:
+    """An empty file is a fresh database to SQLite; the agents' states tell that it is not."""
+    it = forge(place, upstream)
+    it.register(id="alpha")
+    it.daemon.stop()
+    (place.state.parent / "scheduler-specs.db").write_bytes(b"")
+    for leftover in place.state.parent.glob("scheduler-specs.db-*"):
+        leftover.unlink()
+    again = forge(place, upstream)
+    assert again.daemon.wait_line("trouble")["what"] == "documents_lost"
+    assert "1 agents that ran are registered no more" in place.cli("status").out
+    again.daemon.stop()
+
+
+def test_changes_over_the_control_socket_are_audited(place: Place, upstream: Stub) -> None:
+    it = forge(place, upstream)
+    place.cli("agents", "register", "alpha", "--wallet", WALLET, "--user", "u").ok()
+    place.cli("agents", "remove", "alpha", "--user", "u").ok()
+    lines = [line for line in it.daemon.lines("audit") if line.get("peer") == "control socket"]
+    assert [(line["verb"], line["user"], line["agent"]) for line in lines] == [
+        ("register", "u", "alpha"),
+        ("remove", "u", "alpha"),
+    ]
+    assert all(line["who"] for line in lines)
+
+
+def test_service_tokens_that_hold_none_refuse_to_start(place: Place) -> None:
+    """They would leave the API open to everybody."""
+    done = place.cli("run", env={"PORT": "0", "SCHEDULER_SERVICE_TOKENS_JSON": "[]"})
+    assert (done.code, "SCHEDULER_SERVICE_TOKENS_JSON: holds no token" in done.err) == (78, True)

@@ -179,8 +179,8 @@ class TestWhatIsSent:
             ErrorClass.NETWORK,
             "market_unavailable",
         )
-        assert outcome.message == "market_unavailable"
-        assert known.message.startswith("market_unavailable:")
+        assert outcome.message == known.message
+        assert outcome.message.startswith("market_unavailable:")
         assert desk.observed == []
 
 

@@ -10,6 +10,7 @@ SECTIONS: dict[str, object] = {
     "agents.tick_ms": 1_000,
     "agents.concurrency": 4,
     "agents.max": 5_000,
+    "agents.max_per_user": 0,
     "agents.queue": 10_000,
     "callbacks.timeout_ms": 4_000,
     "callbacks.allow": (),

@@ -91,6 +91,7 @@ FROM_FORGE = {
     "SCHEDULER_TICK_MS": "agents.tick_ms",
     "SCHEDULER_CYCLE_CONCURRENCY": "agents.concurrency",
     "SCHEDULER_MAX_AGENTS": "agents.max",
+    "SCHEDULER_MAX_AGENTS_PER_USER": "agents.max_per_user",
     "SCHEDULER_MAX_QUEUE": "agents.queue",
     "SCHEDULER_CALLBACK_TIMEOUT_MS": "callbacks.timeout_ms",
     "KAS_API_BASE": "market.base",

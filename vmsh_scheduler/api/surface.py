@@ -314,7 +314,7 @@ class Surface:
         if not self._access.settings.enabled:
             return origin if _LOCAL_ORIGIN.fullmatch(origin) else ""
         if "*" in self._access.origins:
-            return origin or "*"
+            return origin if origin not in ("", "null") else "*"
         return origin if origin in self._access.origins else ""
 
 

@@ -154,7 +154,7 @@ class CallbackExecutor:
                 market = await self._snapshot(action.wallet)
             body = self._body(action, run, cycle, market, instance)
         except Exception as error:  # whatever keeps the market away, nothing may be sent without it (section 6)
-            return _no_market(error, action)
+            return _no_market(error)
         if not action.url:
             return _success(action, cycle, market)
         return await self._post(action, cycle, body, market, ends=ends)
@@ -250,8 +250,9 @@ def _not_taken(action: Callback, reply: Reply) -> Outcome:
     return _failure(error, "callback_status", f"callback_{reply.status}" + (f":{said}" if said else ""))
 
 
-def _no_market(error: Exception, action: Callback) -> Outcome:
-    why = _excerpt(ABORTED if isinstance(error, TimeoutError) else str(error), action)
+def _no_market(error: Exception) -> Outcome:
+    """The upstream is the operator's and speaks of the agent's own wallet, so it is shown whoever wrote the URL."""
+    why = printable((ABORTED if isinstance(error, TimeoutError) else str(error))[:EXCERPT])
     return _failure(ErrorClass.NETWORK, "market_unavailable", "market_unavailable" + (f":{why}" if why else ""))
 
 

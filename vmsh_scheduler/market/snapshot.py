@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ LARGEST_BODY = 262_144
 LONGEST_MESSAGE = 240
 LONGEST_NETWORK = 64
 LONGEST_NUMBER = 64
+MOST_BREAKERS = 20_000
 SOMPI_PER_KAS = 1e8
 EXACT = 2**53 - 1
 """The largest integer every reader of JSON takes as it is (RFC 8259 section 6)."""
@@ -34,7 +36,6 @@ MOST_SOMPI = 2**64 - 1
 SCORES = ("daaScore", "virtualDaaScore", "virtualDAAScore", "headerCount", "blockCount")
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_ASKERS_FAULT = re.compile(r"upstream_4(?!08|25|29)[0-9][0-9]\b")
 _CONTEXT = 10
 """Characters on each side of the culprit, as the seed's JSON parser shows them."""
 
@@ -133,12 +134,18 @@ class Market:
             return known
         price = asyncio.create_task(self._price.get("", "/info/price"))
         dag = asyncio.create_task(self._dag.get("", "/info/blockdag"))
-        balance = asyncio.create_task(self._balance.get(wallet, f"/addresses/{_component(wallet)}/balance"))
+        balance = asyncio.create_task(self._balance_of(wallet, after=(price, dag)))
         try:
             return _Values(*await asyncio.gather(price, dag, balance))
         finally:
             for task in (price, dag, balance):
                 task.cancel()
+
+    async def _balance_of(self, wallet: str, *, after: "tuple[asyncio.Task[Any], ...]") -> Held[Number]:
+        """While the upstream is not known to be well, only once it has given the others."""
+        if not (self._price.well and self._dag.well):
+            await asyncio.gather(*after)
+        return await self._balance.get(wallet, f"/addresses/{_component(wallet)}/balance")
 
     def _known(self, wallet: str) -> _Values | None:
         """Most of the time all three are fresh, and three tasks would cost more than the rest of it."""
@@ -176,45 +183,58 @@ class _Source(Generic[T]):
     ) -> None:
         self.kind = kind
         self.cache: Cache[T] = Cache(elapsed, ttl_ms=ttl_ms, stale_if_error_ms=options.stale_if_error_ms)
-        self._breaker = Breaker(elapsed, failures=options.breaker_failures, wait_ms=options.breaker_wait_ms)
+        limits = {"failures": options.breaker_failures, "wait_ms": options.breaker_wait_ms}
+        self._new_breaker = partial(Breaker, elapsed, **limits)
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        """One per key, so per wallet: what the upstream makes of one wallet says nothing of the others. While all of
+        it is down those of price and DAG are open, and no snapshot asks for more than they let pass."""
         self._read = read
         self._fetch = fetch
         self._elapsed = elapsed
         self._observe = observe or _unobserved
 
+    @property
+    def well(self) -> bool:
+        """Of a kind with one key."""
+        return self._breaker("").state == "closed"
+
     async def get(self, key: str, path: str) -> Held[T]:
         try:
-            return await self.cache.get(key, lambda: self._load(path))
+            return await self.cache.get(key, lambda: self._load(key, path))
         except MarketFailed:
             raise
         except Exception as error:
             raise MarketFailed(_message(error)) from error
 
-    async def _load(self, path: str) -> T:
-        ticket = self._breaker.admit()
+    async def _load(self, key: str, path: str) -> T:
+        breaker = self._breaker(key)
+        ticket = breaker.admit()
         if ticket is None:
-            raise MarketFailed(self._breaker.last_error)
+            raise MarketFailed(breaker.last_error)
         began = self._elapsed()
         try:
             value = self._read(_document(await self._fetch(path)))
         except asyncio.CancelledError:
-            self._breaker.abandoned(ticket)
+            breaker.abandoned(ticket)
             raise
         except Exception as error:
             message = _message(error)
-            self._note(ticket, message)
+            breaker.failed(ticket, message)
             self._observe(self.kind, self._elapsed() - began, False)
             raise MarketFailed(message) from error
-        self._breaker.succeeded(ticket)
+        breaker.succeeded(ticket)
         self._observe(self.kind, self._elapsed() - began, True)
         return value
 
-    def _note(self, ticket: int, message: str) -> None:
-        """An address that the upstream turns down must not cost everybody else their balances."""
-        if self.kind == "balance" and _ASKERS_FAULT.match(message):
-            self._breaker.succeeded(ticket)
-        else:
-            self._breaker.failed(ticket, message)
+    def _breaker(self, key: str) -> Breaker:
+        """Those asked for least recently are forgotten."""
+        known = self._breakers.get(key)
+        if known is None:
+            known = self._breakers[key] = self._new_breaker()
+        self._breakers.move_to_end(key)
+        if len(self._breakers) > MOST_BREAKERS:
+            self._breakers.popitem(last=False)
+        return known
 
 
 def valid_address(text: str) -> str:

@@ -28,7 +28,9 @@ CREATE TABLE IF NOT EXISTS specs(
 class SqliteSpecs:
     """Memory answers; a change is in memory once it is on disk. One thread writes, in the order of the calls."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, fresh: bool = False) -> None:
+        self.fresh = fresh
+        """There was no file, or an empty one."""
         self._connection = connection
         self._disk = ThreadPoolExecutor(1, "specs")
         self._specs: dict[Key, Spec] = {(spec.kind, spec.id): spec for spec in _read(connection)}
@@ -75,11 +77,12 @@ def open_specs(directory: StateDirectory) -> SqliteSpecs:
         directory.check(directory.specs)
         with suppress(FileExistsError):
             os.close(directory.create(directory.specs))
+        fresh = path.stat().st_size == 0
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _check_format(connection)
-        return SqliteSpecs(connection)
+        return SqliteSpecs(connection, fresh=fresh)
     except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: rows that we never wrote
         hint = "it holds what was registered over the API: restore it from a backup, or move it away to begin without"
         raise StateUnreadable(f"{path} cannot be read: {error}", hint=hint) from error
