@@ -26,6 +26,7 @@ from vmsh_scheduler.members import Members
 from vmsh_scheduler.originals import import_agents, restored
 from vmsh_scheduler.ports import Claim, Lease
 from vmsh_scheduler.redis_settings import exec_lease, renew_every
+from vmsh_scheduler.registered import cycle_timeout
 from vmsh_scheduler.registry import KIND
 from vmsh_scheduler.sources.agents import registered_job
 from vmsh_scheduler.stores.redis.scan import read_hash
@@ -51,7 +52,7 @@ def open_cluster(app: App, store: RedisStore) -> "Cluster":
         sections["redis.backoff_min_ms"],
         sections["redis.backoff_max_ms"],
     )
-    timeout = sections["market.timeout_ms"] + sections["callbacks.timeout_ms"]
+    timeout = cycle_timeout(sections)
 
     def find_job(claim: Claim) -> Job | None:
         """A document's job is compiled from what the leader sent; everything else stands in this instance's files."""
@@ -194,8 +195,11 @@ class Cluster:
         """Everything that is known is read anew; whatever cannot be written ends the term, and the next one reads."""
         lock = self.store.lead(lease)
         self._broken.clear()
-        collecting = asyncio.ensure_future(self.collector.run())
+        started: list[asyncio.Future[None]] = []
         try:
+            await self._inherit()
+            collecting = asyncio.ensure_future(self.collector.run())
+            started.append(collecting)
             await self._take_over(lease)
             await self._govern(over, lock, collecting)
         except (NotLeading, StoreDown) as error:
@@ -203,15 +207,22 @@ class Cluster:
         finally:
             self.store.follow()
             await self.app.engine.leave(0)
-            collecting.cancel()
-            await asyncio.gather(collecting, return_exceptions=True)
+            for task in started:
+                task.cancel()
+            await asyncio.gather(*started, return_exceptions=True)
             self._follow()
 
-    async def _take_over(self, lease: Lease) -> None:
+    async def _inherit(self) -> None:
+        """What stands in Redis, also what the original scheduler left there; before the collector looks for what was
+        lost, so that its tasks are counted as what they are."""
         await self._read()
         records = await read_hash(self.store.client, self.store.keys.agents)
-        await import_agents(records.values(), self.store.specs, self.app.clock.now())
+        specs, states = self.store.specs, self.store.states
+        timeout = cycle_timeout(self.app.settings.sections)
+        await states.apply(await import_agents(records.values(), specs, states.all(), timeout, self.app.clock.now()))
         self.recovered += await self.store.dispatch.recover_foreign()
+
+    async def _take_over(self, lease: Lease) -> None:
         handed = {kind: HandedExecutor(self.collector, self._body, here) for kind, here in self.app.local.items()}
         self.app.begin_term(lease.fence, handed)
         if self.app.registry is not None:

@@ -9,9 +9,10 @@ from vmsh_scheduler.domain.agents import RUNNING
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.domain.trigger import Millis, Next
 from vmsh_scheduler.ports import Change, Specs
 from vmsh_scheduler.registry import KIND, Registry
+from vmsh_scheduler.sources.agents import registered_job
 
 OURS = "vmsh"
 """Key of the records that this program writes beside the original's words: they mirror, they are not read."""
@@ -34,26 +35,53 @@ class Shown:
         return key, json.dumps({**record, OURS: 1}, separators=(",", ":")), due if isinstance(due, int) else None
 
 
-async def import_agents(records: Iterable[str], specs: Specs, now: Millis) -> int:
-    """How many became documents. A record that cannot be read stays where it is. Raises StateWriteFailed."""
-    count = 0
+async def import_agents(
+    records: Iterable[str], specs: Specs, states: Mapping[str, JobState], cycle: Millis, now: Millis
+) -> list[Change]:
+    """Those that became documents, each due as it was (forge-os section 10). `cycle`: how long one may take. A record
+    that cannot be read stays where it is. Raises StateWriteFailed."""
+    changes = []
     for text in records:
-        agent = _agent(text, now)
+        record = _record(text)
+        agent = _agent(record, now)
         if agent is not None and specs.get(KIND, agent.job_id) is None:
             spec = Spec(KIND, agent.job_id, agent.document(), 1, agent.created_at, agent.updated_at, "import")
-            count += await specs.save(spec)
-    return count
+            await specs.save(spec)
+            if agent.job_id not in states:
+                state = _state(agent, record, registered_job(agent, cycle).revision, now)
+                changes.append(Change(agent.job_id, state))
+    return changes
 
 
-def _agent(text: str, now: Millis) -> agents.Agent | None:
-    """None: one of ours, or nothing that a registration could have made."""
+def _state(agent: agents.Agent, record: Mapping[str, object], revision: str, now: Millis) -> JobState:
+    """No later than an interval from now, whatever stands there."""
+    due = min(max(now, _number(record.get("nextRunAt"))), now + agent.interval)
+    state = agents.first_state(agent, revision, JobState(), now)
+    last = min(now, _number(record.get("lastCycleAt")))
+    return state._replace(upcoming=Next(due, due), last_success=last or None, level=_number(record.get("failureCount")))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _record(text: str) -> Mapping[str, object]:
+    """Empty: one of ours, or none at all."""
     try:
         record = json.loads(text)
-        if not isinstance(record, Mapping) or OURS in record:
-            return None
+    except ValueError:
+        return {}
+    return record if isinstance(record, Mapping) and OURS not in record else {}
+
+
+def _agent(record: Mapping[str, object], now: Millis) -> agents.Agent | None:
+    """None: nothing that a registration could have made."""
+    try:
         found = agents.registered({**record, "agentId": record.get("id")}, str(record.get("userId", "")), now)
         return replace(
-            found, created_at=int(record.get("createdAt") or now), updated_at=int(record.get("updatedAt") or now)
+            found,
+            created_at=_number(record.get("createdAt")) or now,
+            updated_at=_number(record.get("updatedAt")) or now,
         )
     except (ValueError, TypeError, agents.Refused):
         return None

@@ -135,7 +135,7 @@ class RedisSection(Section):
     connect_timeout_ms: Millis = Field(default=2_000, le=HOUR, description="To connect, ms; 250 or more.")
     command_timeout_ms: Millis = Field(default=1_000, le=HOUR, description="Per command, ms; 50 or more.")
     on_down: Literal["wait", "standalone", "exit"] = Field(
-        default="wait", description="Without Redis at start: wait for it, go on alone in memory, or exit."
+        default="wait", description="Without Redis at start: wait for it, go on alone from disk, or exit."
     )
     authoritative: bool = Field(default=True, description="false is refused: every instance would wake every agent.")
     reset_on_boot: bool = Field(

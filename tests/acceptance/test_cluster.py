@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.instances import Instances
 from tests.support.daemon import until
 from tests.support.forge import Stub, stub
+from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, serving
 
 KEY = "X-ForgeOS-Idempotency-Key"
@@ -38,6 +38,13 @@ def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Inst
     made = Instances(tmp_path, redis, upstream)
     yield made
     made.close()
+
+
+ANCHORED = """namespaces:
+  dao:one:
+    cadence:
+      fast: {target: "local:dao", every: 1h, command: ["true"]}
+"""
 
 
 def keys(consumer: Stub) -> list[str]:
@@ -87,3 +94,11 @@ def test_an_orderly_stop_gives_the_lock_away_at_once(cluster: Instances, consume
     cluster[leader].daemon.stop()
     until(lambda: cluster.condition(follower)["role"] == "leader", "another leader", timeout=2.5)
     assert len(set(keys(consumer))) == len(keys(consumer))
+
+
+def test_equal_files_under_two_roots_are_two_job_sets(cluster: Instances) -> None:
+    """Directories are part of a job: neither instance would carry out what the other hands out, so both say so."""
+    cluster.namespaces = ANCHORED
+    cluster.start("a", "b")
+    for name in ("a", "b"):
+        until(lambda name=name: "config_differs" in cluster.condition(name)["problems"], f"a word of it at {name}")

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -22,7 +23,7 @@ BOOT_S = 3.0
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
+def server(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path / "redis", *DURABLE)
     yield server
     server.stop()
@@ -41,8 +42,8 @@ def consumer() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, redis, upstream)
+def cluster(tmp_path: Path, server: RedisServer, upstream: Stub) -> Iterator[Instances]:
+    made = Instances(tmp_path, server, upstream)
     yield made
     made.close()
 
@@ -74,7 +75,9 @@ class TestD1:
         cluster["a"].register(id="one", cycleIntervalMs=1_000, callbackUrl=consumer.url)
         until(lambda: consumer.received, "a cycle")
         assert min(judge(consumer.received).fences) > 0
-        record_property("D1", f"no server at start, wait: degraded and serving after {took:.1f} s, then leads by itself")
+        record_property(
+            "D1", f"no server at start, wait: degraded and serving after {took:.1f} s, then leads by itself"
+        )
         assert took <= BOOT_S
 
     def test_d1_exit_ends_with_69(self, cluster: Instances, record_property: Record) -> None:
@@ -101,3 +104,216 @@ class TestD1:
         until(lambda: consumer.received, "a cycle")
         assert min(judge(consumer.received).fences) >= before
         record_property("D1", "no server at start, standalone: said, works, its fence is the clock in ms")
+
+
+def lose_in_mid_run(cluster: Instances, consumer: Stub) -> tuple[float, int]:
+    """Redis is killed while a callback waits for its answer: seconds until the leader steps down, and calls that
+    begin between then and its return."""
+    cluster.start("a", "b", SCHEDULER_REDIS_EXEC_LEASE_TTL_MS="15000")
+    leader = cluster.leader()
+    held = consumer.hold("/held")
+    cluster[leader].register(id="held", cycleIntervalMs=3_600_000, callbackUrl=f"{consumer.url}/held")
+    cluster[leader].register(id="fast", cycleIntervalMs=1_000, callbackUrl=f"{consumer.url}/fast")
+    until(lambda: consumer.at("/held") and len(consumer.at("/fast")) >= 2, "runs")
+    cluster.redis.kill()
+    died = time.monotonic()
+    until(lambda: cluster.condition(leader)["role"] == "follower", "the leader to step down", timeout=4 * TTL_S)
+    took, before = time.monotonic() - died, len(consumer.received)
+    held.set()
+    until(lambda: time.monotonic() > died + 2 * TTL_S, "a while")
+    return took, len(consumer.received) - before
+
+
+def planted(cluster: Instances, kind: str) -> None:
+    """Every instance has this defect."""
+    for name in ("a", "b"):
+        cluster.place(name).command = command(kind)
+        cluster.place(name).environ["PYTHONPATH"] = str(ROOT)
+
+
+class TestD2:
+    """Redis dies in mid-run."""
+
+    def test_d2_the_leader_steps_down_nothing_starts_what_runs_ends_and_all_goes_on(
+        self, cluster: Instances, consumer: Stub, record_property: Record
+    ) -> None:
+        cluster.redis.start()
+        took, started = lose_in_mid_run(cluster, consumer)
+        assert (cluster.leader_now(), started) == (None, 0)
+        cluster.redis.start()
+        cluster.leader()
+        before = len(consumer.at("/fast"))
+        until(lambda: len(consumer.at("/fast")) >= before + 2, "cycles")
+        until(lambda: cluster["a"].agent("held")["lastCycleAt"], "the outcome of what ran")
+        seen = judge(consumer.received)
+        assert (len(consumer.at("/held")), seen.stale, seen.repeated) == (1, 0, 0)
+        record_property(
+            "D2", f"killed in mid-run, lock of {TTL_S:g} s: stepped down after {took:.1f} s, {started} starts, "
+            "the run in flight ended once"
+        )  # fmt: skip
+        assert took <= 0.8 * TTL_S + 0.3
+
+    def test_d2_bites_one_that_never_steps_down_is_seen(self, cluster: Instances, consumer: Stub) -> None:
+        planted(cluster, "leads for ever")
+        cluster.redis.start()
+        with pytest.raises(AssertionError, match="the leader to step down"):
+            lose_in_mid_run(cluster, consumer)
+
+
+def flushed(server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushall()
+
+
+def restarted_empty(server: RedisServer) -> None:
+    server.kill()
+    server.forget()
+    server.start()
+
+
+class TestD3:
+    """Redis comes back empty."""
+
+    @pytest.mark.parametrize("empty", [flushed, restarted_empty])
+    def test_d3_agents_come_back_from_memory_the_loss_is_told_and_the_fence_rises(
+        self, cluster: Instances, consumer: Stub, empty: Callable[[RedisServer], None], record_property: Record
+    ) -> None:
+        cluster.redis.start()
+        cluster.start("a", "b")
+        leader = cluster.leader()
+        consumer.hold("/held")
+        api = cluster[cluster.follower()]
+        api.register(id="held", cycleIntervalMs=3_600_000, callbackUrl=f"{consumer.url}/held")
+        api.register(id="fast", cycleIntervalMs=1_000, callbackUrl=f"{consumer.url}/fast")
+        api.register(id="quiet", cycleIntervalMs=1_000)
+        api.ask("POST", "/v1/agents/quiet/control", {"action": "pause"}, X_User_Id="user-123")
+        until(lambda: consumer.at("/held") and len(consumer.at("/fast")) >= 2, "runs")
+        fence = cluster.condition(leader)["fence"]
+        for name in ("a", "b"):
+            until(lambda name=name: cluster[name].agent("fast"), f"the agents at {name}")
+        empty(cluster.redis)
+        until(lambda: cluster.highest_fence() > fence, "another term")
+        now = cluster.leader()
+        assert "state_lost" in cluster.condition(now)["problems"]
+        assert cluster[now].daemon.health()["status"] == "degraded"
+        assert "restored" in cluster[now].daemon.wait_line("trouble", what="state_lost")["why"]
+        for name in ("a", "b"):
+            found = {each["id"]: each["status"] for each in cluster[name].get("/v1/agents")["agents"]}
+            assert found == {"held": "RUNNING", "fast": "RUNNING", "quiet": "PAUSED"}
+        before = len(consumer.at("/fast"))
+        until(lambda: len(consumer.at("/fast")) >= before + 3, "cycles")
+        until(lambda: len(consumer.at("/held")) >= 2, "the open run again")
+        seen = judge(consumer.received)
+        assert seen.stale == 0
+        assert len({call.headers["X-ForgeOS-Idempotency-Key"] for call in consumer.at("/held")}) == 1
+        assert cluster.condition(now)["fence"] > fence
+        record_property(
+            "D3", f"{empty.__name__}: 3 agents and a pause restored, 0 stale, open run sent again by its key"
+        )
+
+
+def stopped_for(cluster: Instances, consumer: Stub, seconds: float) -> tuple[float, float, int]:
+    """Redis is stopped: p99 of /health in ms at both listeners of both instances before and meanwhile, and starts
+    meanwhile."""
+    cluster.start("a", "b")
+    cluster[cluster.leader()].register(id="fast", cycleIntervalMs=1_000, callbackUrl=consumer.url)
+    until(lambda: len(consumer.received) >= 2, "cycles")
+    urls = [url for name in ("a", "b") for url in health_of(cluster, name)]
+    with asking(*urls) as calm:
+        until(lambda: len(calm.ms) > 200, "answers")
+    cluster.redis.pause()
+    died = time.monotonic()
+    try:
+        until(lambda: time.monotonic() > died + 0.5, "what was under way")
+        before = len(consumer.received)
+        with asking(*urls) as waits:
+            until(lambda: time.monotonic() > died + seconds, "the end of the pause", timeout=seconds + 5)
+        assert waits.failed == 0
+        assert cluster.leader_now() is None
+        return calm.p99, waits.p99, len(consumer.received) - before
+    finally:
+        cluster.redis.resume()
+
+
+class TestD4:
+    """Redis does not answer."""
+
+    def test_d4_nothing_starts_health_answers_and_all_goes_on(
+        self, cluster: Instances, consumer: Stub, record_property: Record
+    ) -> None:
+        cluster.redis.start()
+        calm, meanwhile, started = stopped_for(cluster, consumer, 4)
+        before = len(consumer.received)
+        until(lambda: len(consumer.received) >= before + 2, "cycles")
+        seen = judge(consumer.received)
+        assert (started, seen.stale, seen.repeated) == (0, 0, 0)
+        record_property(
+            "D4", f"stopped for 4 s: {started} starts, p99 of /health {meanwhile:.0f} ms ({calm:.0f} ms before)"
+        )
+        assert meanwhile <= max(50, 2 * calm)
+
+    def test_d4_bites_who_waits_for_it_in_the_loop_answers_late(self, cluster: Instances, consumer: Stub) -> None:
+        planted(cluster, "asks redis in the loop")
+        cluster.redis.start()
+        calm, meanwhile, _ = stopped_for(cluster, consumer, 4)
+        assert meanwhile > max(50, 2 * calm)
+
+
+def wake_too_late(cluster: Instances, upstream: Stub, consumer: Stub, number: int) -> None:
+    """An instance is stopped between claiming a cycle and sending it, until another has sent it; then both what it
+    waited for and its wake-up come at once."""
+    wallet = f"kaspa:q{number:060d}"
+    path, name = f"/addresses/{quote(wallet, safe='')}/balance", f"late-{number}"
+    gate, leader = upstream.hold(path), cluster.leader()
+    cluster[leader].register(
+        id=name, cycleIntervalMs=3_600_000, walletAddress=wallet, callbackUrl=f"{consumer.url}/{name}"
+    )
+    until(lambda: upstream.at(path), "the cycle to begin")
+    busy = until(lambda: next((who for who in cluster.started if cluster.runs(who)), None), "whoever has it")
+    cluster[busy].daemon.signal(signal.SIGSTOP)
+    try:
+        other = next(who for who in cluster.started if who != busy)
+        until(lambda: cluster.condition(other)["role"] == "leader", "another leader")
+        until(lambda: len(upstream.at(path)) >= 2, "the cycle to begin there")
+        gate.set()
+        until(lambda: consumer.at(f"/{name}"), "the cycle")
+    finally:
+        cluster[busy].daemon.signal(signal.SIGCONT)
+    until(lambda: cluster.leader_now() and all(cluster.answers(who) for who in cluster.started), "both again")
+    woken = time.monotonic()
+    until(lambda: time.monotonic() > woken + 1, "what it might still do")
+
+
+PATIENT = {"KAS_API_TIMEOUT_MS": "30000"}
+ROUNDS = 2
+
+
+class TestD5:
+    """Whoever was stopped past its time wakes up."""
+
+    def test_d5_it_sends_nothing_more(
+        self, cluster: Instances, upstream: Stub, consumer: Stub, record_property: Record
+    ) -> None:
+        cluster.env = PATIENT
+        cluster.redis.start()
+        cluster.start("a", "b")
+        for number in range(ROUNDS):
+            wake_too_late(cluster, upstream, consumer, number)
+        seen = judge(consumer.received)
+        record_property(
+            "D5", f"{ROUNDS} stopped past their time between claim and call: {seen.all} calls, {seen.stale} of a stale "
+            f"fence, {seen.repeated} repeated (who checks nothing sees the same)"
+        )  # fmt: skip
+        assert (seen.all, seen.stale, seen.repeated) == (ROUNDS, 0, 0)
+        assert [len(cluster[name].get("/v1/agents")["agents"]) for name in ("a", "b")] == [ROUNDS, ROUNDS]
+
+    def test_d5_bites_one_that_never_loses_a_claim_is_refused_by_the_receiver(
+        self, cluster: Instances, upstream: Stub, consumer: Stub
+    ) -> None:
+        planted(cluster, "never loses a claim")
+        cluster.env = PATIENT
+        cluster.redis.start()
+        cluster.start("a", "b")
+        wake_too_late(cluster, upstream, consumer, 0)
+        seen = judge(consumer.received)
+        assert (len(seen.accepted), seen.stale + seen.repeated) == (1, 1)

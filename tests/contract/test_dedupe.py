@@ -7,6 +7,7 @@ import pytest
 
 from tests.contract.world import FixedClock
 from tests.support.redis_keys import SharedRedis
+from vmsh_scheduler.errors import StoreDown
 from vmsh_scheduler.ports import Dedupe, Known
 from vmsh_scheduler.stores.memory import MOST_KEYS, MemoryDedupe
 from vmsh_scheduler.stores.redis.dedupe import RedisDedupe
@@ -76,6 +77,32 @@ async def test_a_lease_that_ran_out_does_not_undo_what_was_taken(dedupe: tuple[D
     await expire()
     await keys.done("k", "a")
     assert await keys.begin("k", "b") is Known.DONE
+
+
+async def test_many_at_once_are_answered_each_for_itself(dedupe: tuple[Dedupe, Expire]) -> None:
+    """More than one script takes; of two who ask for one key at the same time one gets it."""
+    keys, _ = dedupe
+    asked = [(f"k{n // 2}", f"owner{n % 2}") for n in range(500)]
+    await keys.done("k7", "before")
+    said = await asyncio.gather(*(keys.begin(*each) for each in asked))
+    pairs = list(zip(said[::2], said[1::2], strict=True))
+    assert pairs.pop(7) == (Known.DONE, Known.DONE)
+    assert set(pairs) == {(Known.NEW, Known.BUSY)}
+    await asyncio.gather(*(keys.done(f"k{n}", "owner0") for n in range(250)))
+    assert set(await asyncio.gather(*(keys.begin(f"k{n}", "later") for n in range(250)))) == {Known.DONE}
+
+
+async def test_a_store_that_is_down_is_told_to_all_who_asked(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client:
+        keys = RedisDedupe(client, shared_redis.keys, lease_ms=60_000, done_ms=90_000)
+        shared_redis.server.pause()
+        try:
+            asked = (keys.begin(f"k{n}", "a") for n in range(5))
+            said = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            shared_redis.server.resume()
+        assert [type(each) for each in said] == [StoreDown] * 5
+        assert await keys.begin("k0", "a") is Known.NEW
 
 
 async def test_the_names_are_those_of_the_original(shared_redis: SharedRedis) -> None:

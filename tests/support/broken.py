@@ -1,6 +1,7 @@
 """The program with a defect planted: `python -m tests.support.broken KIND WORD...` is `vmsh-scheduler WORD...`."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import os
@@ -138,6 +139,50 @@ def calls_block() -> None:
     client.HttpClient.post = post
 
 
+def leads_for_ever() -> None:
+    """As if its lock could not run out, and whatever cannot be written."""
+    from vmsh_scheduler.cluster import Cluster
+    from vmsh_scheduler.engine.leadership import Leadership
+
+    Cluster._watch = lambda *_: None  # type: ignore[method-assign] # the defect
+    Leadership._left = lambda _: 3_600_000.0  # type: ignore[method-assign, assignment] # the defect
+
+
+def asks_redis_in_the_loop() -> None:
+    """With every beat, and waits for the answer."""
+    from redis import RedisError
+
+    from vmsh_scheduler.cluster import Cluster
+    from vmsh_scheduler.stores.redis.connect import connect_sync
+
+    real = Cluster._beat_once
+
+    async def beat(cluster: Cluster) -> None:
+        with contextlib.suppress(RedisError):
+            connect_sync(cluster.store.options).ping()
+        await real(cluster)
+
+    Cluster._beat_once = beat  # type: ignore[method-assign, assignment] # the defect
+
+
+def never_loses_a_claim() -> None:
+    """Whatever time has passed, it goes on."""
+    from vmsh_scheduler.engine.worker import Worker
+
+    Worker._lose = lambda *_: None  # type: ignore[method-assign] # the defect
+
+
+def forgets_open_runs() -> None:
+    """A new leader takes every run that was open for one that never began."""
+    from vmsh_scheduler.domain.run import Recovery, Trace
+    from vmsh_scheduler.engine.handed import Collector
+
+    async def recovery(*_: object) -> Recovery:
+        return Recovery(Trace.NEVER_BEGAN)
+
+    Collector.recovery = recovery  # type: ignore[method-assign, assignment] # the defect
+
+
 KINDS: Mapping[str, Callable[[], None]] = {
     "settle raises": raising("vmsh_scheduler.domain.plan", "settle"),
     "decide raises": raising("vmsh_scheduler.domain.plan", "decide"),
@@ -149,6 +194,10 @@ KINDS: Mapping[str, Callable[[], None]] = {
     "calls block": calls_block,
     "never reaps": never_reaps,
     "stutters": stutters,
+    "leads for ever": leads_for_ever,
+    "asks redis in the loop": asks_redis_in_the_loop,
+    "never loses a claim": never_loses_a_claim,
+    "forgets open runs": forgets_open_runs,
 }
 
 

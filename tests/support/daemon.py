@@ -80,6 +80,8 @@ class Place:
     started: list["Daemon"] = field(default_factory=list)
     command: Sequence[str | Path] = (COMMAND,)
     """What `daemon` starts: a wrapper before it, or the program with a defect."""
+    prefix: str = ""
+    """Of its logs' names, where several share a root."""
 
     @property
     def state(self) -> Path:
@@ -122,7 +124,7 @@ class Place:
 
     def daemon(self, *args: str, env: Mapping[str, str] | None = None, verb: str = "run") -> "Daemon":
         """Start `vmsh-scheduler run` (or a tick); it may not be ready yet (`.ready()` waits)."""
-        log = self.root / f"daemon-{len(self.started)}.log"
+        log = self.root / f"{self.prefix}daemon-{len(self.started)}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
                 [*self.command, *args, verb],

@@ -26,13 +26,18 @@ class Instances:
     upstream: Stub
     env: Mapping[str, str] = field(default_factory=dict)
     namespaces: str = "namespaces: {}\n"
+    together: bool = False
+    """In one directory but for their states: so their files become the same jobs, as under one path on several
+    machines."""
     started: dict[str, Forge] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
 
     def place(self, name: str) -> Place:
         if name not in self.places:
-            place = self.places[name] = Place(self.root / name)
+            place = self.places[name] = Place(self.root / ("all" if self.together else name), prefix=f"{name}-")
             place.configure(self.namespaces)
+            if self.together:
+                place.environ["VMSH_STATE"] = f"state-{name}/scheduler.json"
         return self.places[name]
 
     def environ(self, name: str, **more: str) -> dict[str, str]:
@@ -61,6 +66,24 @@ class Instances:
             return next(iter(leading), None)
 
         return until(found, "a leader")
+
+    def leader_now(self) -> str | None:
+        """Who says so at this moment."""
+        living = [name for name, each in self.started.items() if each.daemon.alive]
+        return next((name for name in living if self.condition(name)["role"] == "leader"), None)
+
+    def highest_fence(self) -> int:
+        """Of any leader, as those that live know it."""
+        return max(int(self.condition(name)["fence"]) for name, each in self.started.items() if each.daemon.alive)
+
+    def runs(self, name: str) -> int:
+        """Cycles that it carries out at this moment."""
+        found: int = self.started[name].get("/health")["scheduler"]["inFlight"]
+        return found
+
+    def answers(self, name: str) -> bool:
+        """With somebody who leads, and Redis there."""
+        return not self.condition(name)["problems"]
 
     def follower(self) -> str:
         leader = self.leader()

@@ -93,6 +93,11 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    def forget(self) -> None:
+        """What it has written; it does not run."""
+        for path in [*self.place.glob("*.aof*"), *self.place.glob("*.rdb"), *self.place.glob("appendonlydir/*")]:
+            path.unlink(missing_ok=True)
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)

@@ -2,7 +2,10 @@
 
 import pytest
 
-from vmsh_scheduler.api.quota import MOST_PRINCIPALS, Quotas, Refusal
+from vmsh_scheduler.api.quota import MOST_PRINCIPALS, Quotas, Refusal, SharedQuotas
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.errors import StoreDown
+from vmsh_scheduler.stores.memory import MemoryCounters
 
 WINDOW_MS = 60_000
 START = 30_000_000 * WINDOW_MS
@@ -80,3 +83,27 @@ def test_a6_three_principals_get_their_share_exactly() -> None:
     world = World(write=240)
     passed = {sub: world.passed(3_333, sub, "write") for sub in ("ana", "bob", "eve")}
     assert passed == {"ana": 240, "bob": 240, "eve": 240}
+
+
+class Shaky(MemoryCounters):
+    """Shared by two, until it is away."""
+
+    away = False
+    asked = 0
+
+    async def hit(self, key: str, window: int, length: Millis) -> int:
+        self.asked += 1
+        if self.away:
+            raise StoreDown("away")
+        return await super().hit(key, window, length)
+
+
+async def test_a6_two_share_one_quota_and_each_keeps_its_own_while_the_store_is_away() -> None:
+    store, now = Shaky(), 1_000 * WINDOW_MS
+    here, there = (SharedQuotas(WINDOW_MS, {"write": 10}, lambda: now, store) for _ in range(2))
+    found = [await (here, there)[number % 2].spend("ana", "write") for number in range(12)]
+    assert found == [None] * 10 + [Refusal(10, 60)] * 2
+    store.away, store.asked = True, 0
+    assert [await here.spend("ana", "write") for _ in range(6)] == [None] * 4 + [Refusal(10, 60)] * 2
+    assert store.asked == 1, "left alone for a while"
+    assert await here.spend("ana", "none") is None

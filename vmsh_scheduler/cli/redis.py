@@ -23,9 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def check(ctx: typer.Context, json: AsJson = False) -> None:
     """Who leads, who is there, what waits, what is wrong. Exit 1 with findings, 69 without an answer."""
+    options = _options(ctx.obj)  # first: it says what to install where the library is missing
     from vmsh_scheduler.stores.redis import admin
 
-    view = admin.check(_options(ctx.obj))
+    view = admin.check(options)
     if json:
         as_json(view)
     else:
@@ -39,9 +40,9 @@ def reset(
     json: AsJson = False,
 ) -> None:
     """Forget everything under the prefix, with every daemon stopped. The fence stays, so that it never falls."""
+    options = _options(ctx.obj)
     from vmsh_scheduler.stores.redis import admin
 
-    options = _options(ctx.obj)
     if not yes:
         raise Usage(
             f"this forgets every agent, state and history under {options.prefix} at {options.address}",

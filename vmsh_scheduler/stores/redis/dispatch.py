@@ -1,6 +1,5 @@
 """ports.Dispatch in Redis: the execution queue of forge-os section 10, and one of its shape for commands."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import count, islice
@@ -8,11 +7,12 @@ from typing import Any
 from uuid import uuid4
 
 from vmsh_scheduler.domain.trigger import Millis
-from vmsh_scheduler.errors import NotLeading, StoreDown
+from vmsh_scheduler.errors import NotLeading
 from vmsh_scheduler.ports import Claim, Clock, Place, Task
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
 from vmsh_scheduler.stores.redis.scripts import Argument, Script
+from vmsh_scheduler.stores.redis.together import Together
 from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
 
 BATCH = 200
@@ -30,7 +30,8 @@ _WITHDRAW = Script("dispatch_withdraw")
 _FORGET = Script("dispatch_forget")
 _FOREIGN = Script("dispatch_foreign")
 
-Ending = tuple[Sequence[Argument], asyncio.Future[bool]]
+Words = Sequence[Argument]
+"""Of one task that ended, for the script."""
 
 
 class RedisDispatch:
@@ -52,8 +53,7 @@ class RedisDispatch:
         self._numbers = count(1)
         self._unanswered: dict[str, str] = {}
         """Pool -> token of a claim whose answer was lost: what it took is asked for again."""
-        self._endings: list[Ending] = []
-        self._ending: asyncio.Task[None] | None = None
+        self._endings: Together[Words, bool] = Together(self._end, BATCH)
         agents, commands = keys.queue(AGENTS), keys.queue("")
         self._queues = [
             name for q in (agents, commands) for name in (q.ready, q.processing, q.inflight, q.payloads, q.task_owners)
@@ -107,13 +107,8 @@ class RedisDispatch:
 
     async def finish(self, claim: Claim, outcome: Document) -> bool:
         """Those that end together share a script. For the outcome of a task that was not ours nobody waits."""
-        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         text = "" if _is_foreign(claim.task) else _json(outcome)
-        words = (_queue(claim.task.pool), claim.task.id, self._head(claim.token), text)
-        self._endings.append((words, ended))
-        if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._end_all())
-        return await ended
+        return await self._endings.ask((_queue(claim.task.pool), claim.task.id, self._head(claim.token), text))
 
     async def ended(self, ids: Sequence[str]) -> Mapping[str, Document]:
         """Few wait to be settled at any time, so their ids are asked for first."""
@@ -205,27 +200,10 @@ class RedisDispatch:
         for some in _batches(sorted(standing)):
             yield [word for id in some for word in (id, "", "1")]
 
-    async def _end_all(self) -> None:
-        """One script at a time; what ends meanwhile goes with the next."""
+    async def _end(self, batch: Sequence[Words]) -> Sequence[bool]:
         keys = [*self._queues, self._keys.outcomes, self._exec_lease, self._agent_tasks, self._keys.wake]
-        try:
-            while self._endings:
-                batch, self._endings = self._endings[:BATCH], self._endings[BATCH:]
-                await self._end(keys, batch)
-        finally:
-            self._ending = None
-
-    async def _end(self, keys: Sequence[str], batch: Sequence[Ending]) -> None:
-        try:
-            mine = await _FINISH.run(self._client, keys, [word for words, _ in batch for word in words])
-        except StoreDown as down:
-            for _, ended in batch:
-                if not ended.done():
-                    ended.set_exception(down)
-            return
-        for (_, ended), ours in zip(batch, mine, strict=True):
-            if not ended.done():
-                ended.set_result(bool(ours))
+        mine = await _FINISH.run(self._client, keys, [word for words in batch for word in words])
+        return [bool(ours) for ours in mine]
 
     def _must_lead(self) -> str:
         if not self._lock:

@@ -1,7 +1,16 @@
--- KEYS: callback_dedupe:<key>:done, callback_dedupe:<key>:lease  ARGV: owner, ms of the lease
--- Returns new, done or busy; the same owner asking again is new.
-if redis.call('EXISTS', KEYS[1]) == 1 then return 'done' end
-local owner = redis.call('GET', KEYS[2])
-if owner and owner ~= ARGV[1] then return 'busy' end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-return 'new'
+-- KEYS: callback_dedupe:<key>:done and :lease of each  ARGV: ms of the leases; then the owner of each
+-- Returns new, done or busy each; the same owner asking again is new.
+local out = {}
+for i = 2, #ARGV do
+  local done, lease = KEYS[2 * i - 3], KEYS[2 * i - 2]
+  local owner = redis.call('GET', lease)
+  if redis.call('EXISTS', done) == 1 then
+    out[#out + 1] = 'done'
+  elseif owner and owner ~= ARGV[i] then
+    out[#out + 1] = 'busy'
+  else
+    redis.call('SET', lease, ARGV[i], 'PX', ARGV[1])
+    out[#out + 1] = 'new'
+  end
+end
+return out
