@@ -11,6 +11,8 @@ from vmsh_scheduler.domain.action import Callback
 from vmsh_scheduler.domain.events import Event, LeaderChanged, StateFailed, Trouble
 from vmsh_scheduler.domain.job import Job, Origin
 from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.spec import Spec
+from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.engine.errand import body_of
@@ -159,7 +161,7 @@ class Cluster:
             return
         self._shown_at = self.app.clock.elapsed()
         with suppress(StoreDown):
-            if await self.store.identity.same() and await self.store.refresh():
+            if await self.store.identity.stands() and await self.store.refresh():
                 self._show()
 
     _shown_at: Millis = -FRESH
@@ -187,7 +189,7 @@ class Cluster:
             found.append("no_leader")
         if self.members.others():
             found.append("config_differs")
-        if self.store.identity.lost:
+        if self.store.identity.losses:
             found.append("state_lost")
         return found
 
@@ -237,16 +239,21 @@ class Cluster:
     async def _read(self) -> None:
         """A store that lost everything gets back what this instance knew of it; its journal begins anew."""
         specs, states = self.store.specs.all(KIND), self.store.states.all()
-        same = await self.store.identity.settle()
+        stands = await self.store.identity.stands()
         await self.store.specs.refresh()
         await self.store.states.load()
-        if same:
-            return
+        if not stands:
+            await self._restore(specs, states)
+        await self.store.identity.settle()
+
+    async def _restore(self, specs: Mapping[str, Spec], states: Mapping[str, JobState]) -> None:
+        """What runs on claims that are gone is ended at the next beat of whoever runs it; nothing starts before."""
         self._tell("state_lost", f"{len(specs)} agents and {len(states)} states were known here and are restored")
         for spec in specs.values():
             await self.store.specs.save(replace(spec, version=1))
         await self.store.states.apply(restored(states, self.store.states.all(), self.app.clock.now()))
         await self.store.dispatch.presume_lost(sorted(self._open_runs()))
+        await asyncio.sleep(2 * BEAT_S)
 
     async def _govern(self, over: asyncio.Event, lock: str, collecting: "asyncio.Future[None]") -> None:
         """Ends in order when `over` is set, at once when something could not be written or the lock is lost."""
@@ -327,6 +334,11 @@ class Cluster:
 
     async def _beat_once(self) -> None:
         await self.members.beat()
+        losses, stands = self.store.identity.losses, await self.store.identity.stands()
+        if losses != self.store.identity.losses:
+            self.worker.doubt()
+        if not stands:
+            return
         if self.leads:
             self.members.resize()
             await self._notice_specs()
@@ -335,7 +347,7 @@ class Cluster:
 
     async def _notice_specs(self) -> None:
         """Documents that somebody else wrote: a leader that had lost its lock and did not know it yet."""
-        if await self.store.identity.same() and await self.store.specs.refresh() and self.app.jobs is not None:
+        if await self.store.specs.refresh() and self.app.jobs is not None:
             await self.app.put_in_force(self.app.jobs)
 
     def _heard(self, word: str) -> None:

@@ -96,6 +96,11 @@ class Worker:
         self._empty.clear()
         self._wakeup.set()
 
+    def doubt(self) -> None:
+        """The store may have lost our claims: they are extended now, or over."""
+        self._extend_at = 0
+        self._wakeup.set()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, of which `wake` tells at once; `drain` afterwards."""
         guard = asyncio.get_running_loop().create_task(self._guard())

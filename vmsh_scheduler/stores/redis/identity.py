@@ -9,25 +9,28 @@ FIELD = "store"
 
 
 class Identity:
-    """`lost`: Redis was emptied, or is another one, since this process first saw it."""
+    """`losses`: how often, since this process first saw it, Redis was emptied or another one was put in its place."""
 
     def __init__(self, client: Client, keys: Keys) -> None:
-        self.lost = False
+        self.losses = 0
         self._client = client
         self._keys = keys
         self._seen = ""
+        self._gone = False
 
-    async def same(self) -> bool:
-        """Whether what is known here is of this store, as far as anything is known. Raises StoreDown."""
+    async def stands(self) -> bool:
+        """False: it was emptied, and no leader has given it a name since. Then what is known here is worth more than
+        what it holds. Raises StoreDown."""
         found = str(await guarded(self._client.hget(self._keys.meta, FIELD)) or "")
-        if not self._seen:
-            self._seen = found
-        return self._seen == found
+        if not found and self._seen:
+            self.losses += not self._gone
+            self._gone = True
+            return False
+        self.losses += bool(self._seen) and found != self._seen and not self._gone
+        self._seen, self._gone = found, False
+        return True
 
-    async def settle(self) -> bool:
-        """As the leader: it has a name from now on. False: it is not the one that was known. Raises StoreDown."""
+    async def settle(self) -> None:
+        """As the leader, once everything that was known stands in it: it has a name from now on. Raises StoreDown."""
         await guarded(self._client.hsetnx(self._keys.meta, FIELD, uuid4().hex))
-        before, self._seen = self._seen, ""
-        await self.same()
-        self.lost = self.lost or before not in ("", self._seen)
-        return before in ("", self._seen)
+        self._seen, self._gone = str(await guarded(self._client.hget(self._keys.meta, FIELD)) or ""), False
