@@ -20,7 +20,7 @@ run: $(STAMP) ## Set up, then start the daemon on config/
 	@exec $(BIN)/vmsh-scheduler run
 
 test: $(STAMP) check ## Set up, then everything CI runs
-	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
+	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
 
 soak: $(STAMP) check ## The full figures of every fault, into docs/soak.md; about half an hour, best as root

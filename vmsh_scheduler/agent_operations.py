@@ -26,7 +26,13 @@ _REFUSED: Mapping[str, str] = {
 
 def audited(verb: str, by: str, **about: str) -> None:
     """Whoever may use the control socket asked for a change; written down before it is tried."""
-    say(_AUDIT, logging.INFO, "audit", who=by, verb=verb, peer="control socket", **about)
+    plain = {name: _plain(text) for name, text in {"who": by, "verb": verb, **about}.items()}
+    say(_AUDIT, logging.INFO, "audit", **plain, peer="control socket")
+
+
+def _plain(text: str) -> str:
+    """Names as people give them; of anything else only that it was there."""
+    return "".join(char if char.isprintable() else "?" for char in text[:LONGEST_ID])
 
 
 class AgentOperations:

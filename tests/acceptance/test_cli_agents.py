@@ -92,7 +92,7 @@ def test_the_most_agents_there_may_be(place: Place, upstream: Stub) -> None:
     place.cli(*REGISTER).ok()
     refused = place.cli("agents", "register", "beta", "--wallet", WALLET)
     assert refused.code == 2
-    assert "1 agents are registered, the most allowed; raise SCHEDULER_MAX_AGENTS" in refused.err
+    assert "as many agents are registered as may be (of all users 1); raise SCHEDULER_MAX_AGENTS" in refused.err
 
 
 @pytest.mark.parametrize("action", ["register", "pause", "resume", "remove"])

@@ -32,7 +32,7 @@ APPLY = Script("states_apply")
 MOST_CHANGES = 200
 """Of one script: Redis does nothing else meanwhile."""
 MOST_BYTES = 1 << 20
-YIELD_EVERY = 100
+YIELD_EVERY = 25
 """States that are read without a pause: some milliseconds."""
 LOADS = 5
 """How often a picture that changed while it was taken is taken again."""
