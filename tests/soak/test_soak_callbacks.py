@@ -120,4 +120,4 @@ def test_w7_a_thousand_callbacks_to_a_dead_host(places: tuple[Site, Site], kind:
     )
     assert seen.starts[1] >= seen.starts[0] - 30 > 400
     assert cpu <= 50
-    assert seen.later <= max(50, 2 * seen.p99[0]), "of a machine that others use more than we do"
+    assert seen.later <= 50
