@@ -1,9 +1,10 @@
 """Plain signal handlers on a socket pair. loop.add_signal_handler hangs under a storm (reliability 2-G, G3)."""
 
 import asyncio
+import ctypes
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -27,8 +28,7 @@ class Signals:
 
     def remove(self, loop: asyncio.AbstractEventLoop) -> None:
         """The process ends: one more signal must not kill it while it saves, nor change its exit code."""
-        for number in WATCHED:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore(WATCHED)
         signal.set_wakeup_fd(self._before_fd)
         loop.remove_reader(self._reader.fileno())
         self._reader.close()
@@ -46,3 +46,13 @@ class Signals:
         pending, self._pending = self._pending, set()
         for number in sorted(pending):
             self._on_signal(number)
+
+
+def _ignore(numbers: Iterable[int]) -> None:
+    """The kernel is told first: what arrives after Python has run its pending handlers, and before it changes them,
+    would be reported on stderr as an OSError ("ignored due to race condition")."""
+    tell = ctypes.CDLL(None).signal
+    tell.argtypes, tell.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    for number in numbers:
+        tell(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)

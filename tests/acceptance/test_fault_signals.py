@@ -16,7 +16,7 @@ from tests.support.crew import crew, kill, survive
 from tests.support.daemon import until
 from tests.support.faults import Site, site
 from tests.support.ledger import differences, gaps, violations
-from tests.support.storms import calm, freeze, reloads, storm, weather
+from tests.support.storms import calm, farewell, freeze, reloads, storm, weather
 from tests.support.world import World
 from vmsh_scheduler.domain.decision import Verdict
 from vmsh_scheduler.domain.run import Status
@@ -63,6 +63,12 @@ def test_g1_what_outlives_the_drain_is_ended_and_written_down(place: Site) -> No
 def test_g3_a_storm_of_signals_silences_no_term(kind: str, well: bool) -> None:
     """asyncio's own handlers fill stderr and then hang."""
     assert weather(kind, 1_000, patience=30 if well else 2).well is well
+
+
+def test_g3_a_storm_at_the_end_is_ignored_without_a_word() -> None:
+    """Between Python's look at what is pending and its change of handler one may arrive."""
+    assert farewell("alone", 60) != ""
+    assert farewell("leaves", 3) == ""
 
 
 def test_g3_two_thousand_hups_and_a_term(place: Site) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from tests.support.daemon import Daemon, until
 from tests.support.faults import Cadence, Site
@@ -56,6 +57,25 @@ def weather(kind: str, hups: int, patience: float) -> Weathered:
         process.wait()
         err.seek(0)
         return Weathered(ended, err.read().decode())
+
+
+def farewell(kind: str, seconds: float) -> str:
+    """What a program has written on stderr, after this time at most, that takes its handlers off in this way, again
+    and again, in a storm."""
+    argv = [sys.executable, "-m", "tests.support.storms", kind]
+    with tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err)
+        assert process.stdout is not None
+        with process.stdout as out:
+            out.readline()
+            over = time.monotonic() + seconds
+            while time.monotonic() < over and not os.fstat(err.fileno()).st_size:
+                process.send_signal(signal.SIGHUP)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        err.seek(0)
+        return err.read().decode()
 
 
 def storm(daemon: Daemon, hups: int) -> None:
@@ -112,6 +132,22 @@ async def _ours(stop: asyncio.Event) -> None:
     Signals(on_signal).install(asyncio.get_running_loop())
 
 
+def _leave(kind: str) -> NoReturn:
+    """Takes its handlers off and on again while signals arrive: "alone" does it with what Python offers."""
+    loop = asyncio.new_event_loop()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.stdout.write("up\n")
+    sys.stdout.flush()
+    while True:
+        if kind == "alone":
+            signal.signal(signal.SIGHUP, lambda *_: None)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        else:
+            signals = Signals(lambda _: None)
+            signals.install(loop)
+            signals.remove(loop)
+
+
 async def _main(kind: str) -> None:
     stop = asyncio.Event()
     await {"loop": _loop, "ours": _ours}[kind](stop)
@@ -122,4 +158,7 @@ async def _main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1]))
+    if sys.argv[1] in ("alone", "leaves"):
+        _leave(sys.argv[1])
+    else:
+        asyncio.run(_main(sys.argv[1]))
