@@ -1,18 +1,20 @@
 """A real Redis server of the test's own: Debian's or Valkey's where there is one, else the binary in a wheel."""
 
 import importlib.util
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
 
-STARTS_WITHIN_S = 10.0
+STARTS_WITHIN_S = 30.0
+OWN_PORTS = (15_000, 32_000)
 NAMES = ("redis-server", "valkey-server")
 
 
@@ -29,10 +31,12 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Below those that the kernel gives to outgoing connections: one of these could take it before a server does."""
+    while True:
+        port = random.randrange(*OWN_PORTS)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
