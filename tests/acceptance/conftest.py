@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, Place
+from tests.support.fixtures import cluster, consumer, durable, places, redis, upstream
 from tests.support.shipped import shipped
+
+__all__ = ["cluster", "consumer", "durable", "places", "redis", "upstream"]
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Agents that were registered over the API, where no daemon runs: `status`, `why`, `next`, `history`, `tick`."""
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,19 +9,6 @@ from tests.support.forge import Forge, Stub, forge, stub
 
 ALPHA = "_agents/user-123/alpha"
 ON = {"PORT": "0"}
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

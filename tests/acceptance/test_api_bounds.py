@@ -24,19 +24,6 @@ REGISTER = "/v1/agents/register"
 MINUTE_MS = 60_000
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("hosts"), SCHEDULER_ALLOWED_HOSTS="scheduler.example.com, b") as made:

@@ -1,26 +1,12 @@
 """`vmsh-scheduler agents ...` and the agents of `status`, against a running daemon."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support.daemon import Place, until
-from tests.support.forge import WALLET, Forge, Stub, forge, stub
+from tests.support.forge import WALLET, Forge, Stub, forge
 
 REGISTER = ("agents", "register", "alpha", "--wallet", WALLET, "--user", "ann")
 FILE = f"agents: [{{agentId: filed, userId: ann, walletAddress: '{WALLET}', callback: {{command: ['true']}}}}]\n"
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
 
 
 @pytest.fixture

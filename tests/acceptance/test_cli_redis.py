@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Place, until
-from tests.support.forge import Stub, stub
 from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, free_port, serving
 
@@ -26,18 +25,11 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
+def cluster(redis: RedisServer, cluster: Instances) -> Instances:
     with redis.client() as client:
         client.flushall()
-    made = Instances(tmp_path, redis, upstream, namespaces=HOURLY, together=True)
-    yield made
-    made.close()
+    cluster.namespaces, cluster.together = HOURLY, True
+    return cluster
 
 
 @pytest.fixture

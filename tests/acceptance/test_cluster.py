@@ -1,12 +1,11 @@
 """Several instances over one Redis: one leads, all work, nothing is lost when one of them goes (docs/redis.md)."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import until
-from tests.support.forge import Stub, stub
+from tests.support.forge import Stub
 from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, serving
 
@@ -20,24 +19,10 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
+def cluster(redis: RedisServer, cluster: Instances) -> Instances:
     with redis.client() as client:
         client.flushall()
-    made = Instances(tmp_path, redis, upstream)
-    yield made
-    made.close()
+    return cluster
 
 
 ANCHORED = """namespaces:

@@ -11,34 +11,19 @@ import pytest
 
 from tests.support.daemon import processes_below, until
 from tests.support.faults import BATCH, Cadence, document
-from tests.support.forge import Stub, stub
 from tests.support.instances import Instances
 from tests.support.ledger import SCRIPT, Entry, read
-from tests.support.redis_server import RedisServer, serving
 
 KEYS = "env: {VMSH_KEYS: keys}"
 """One place of the keys of `local:`, so that the instances' jobs are the same."""
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, redis, upstream, env={"VMSH_CONCURRENCY": "1"}, together=True)
-    yield made
+def cluster(tmp_path: Path, cluster: Instances) -> Iterator[Instances]:
+    cluster.env, cluster.together = {"VMSH_CONCURRENCY": "1"}, True
+    yield cluster
     for pid in processes_below(tmp_path):
         os.kill(pid, signal.SIGKILL)
-    made.close()
 
 
 def work(cluster: Instances, name: str, *more: str, seconds: float = 0, every: str = "1s") -> Cadence:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import until
-from tests.support.forge import WALLET, Got, Stub, stub
+from tests.support.forge import WALLET, Got, Stub
 from tests.support.instances import Instances
 from tests.support.redis_faults import FENCE, KEY, judge
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, serving
 from vmsh_scheduler.domain.action import Callback
 from vmsh_scheduler.domain.run import Cause, Run
 from vmsh_scheduler.executors.callback import cycle_of
@@ -24,28 +24,8 @@ AGENT = "X-ForgeOS-Agent-Key"
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis", "--appendonly", "yes").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, redis, upstream)
-    yield made
-    made.close()
+    with serving(tmp_path / "redis", "--appendonly", "yes") as server:
+        yield server
 
 
 def holding(cluster: Instances, consumer: Stub) -> tuple[str, threading.Event]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Place, until
-from tests.support.forge import Forge, Stub, forge, stub
+from tests.support.forge import Forge, Stub, forge
 from vmsh_scheduler.executors.callback import signature
 
 CONSUMER = Path(__file__).parents[2] / "docs" / "examples" / "consumer.py"
@@ -60,12 +60,6 @@ def consumer(tmp_path: Path) -> Iterator[Consumer]:
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
 
 
 def accepted(api: Forge, id: str) -> str:

@@ -9,22 +9,13 @@ import pytest
 
 from tests.support import lag
 from tests.support.dead_hosts import DEAD, Plan, storm
-from tests.support.faults import Site, site
+from tests.support.faults import Site
 from tests.support.floods import Flood, endure, flood, flooded
 
 Record = Callable[[str, object], None]
 MIB = 1 << 20
 SIZE = 64 * MIB
 GREEDY = ("/body/500",)
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
-    """One for the storm, one beside it."""
-    made = site(tmp_path / "here"), site(tmp_path / "beside")
-    yield made
-    for each in made:
-        each.place.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,48 +1,23 @@
 """D7 and D8 at booted daemons: Redis replaced by a replica that lacks things, and every error it may answer with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import until
-from tests.support.forge import Stub, stub
+from tests.support.forge import Stub
 from tests.support.forwarder import forwarding
 from tests.support.instances import Instances
 from tests.support.redis_faults import judge
 from tests.support.redis_server import RedisServer, serving
 
 Record = Callable[[str, object], None]
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-TTL_S = 2.0
-"""tests.support.instances.TIMES"""
-BOOT_S = 3.0
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis", *DURABLE)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, server: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, server, upstream)
-    yield made
-    made.close()
+def redis(durable: RedisServer) -> RedisServer:
+    return durable
 
 
 def synced(replica: RedisServer, primary: RedisServer) -> None:

@@ -1,65 +1,10 @@
 """The Forge.OS scheduler's contract over a booted daemon, sections 4 to 8 and 14 (real market stub, real consumer)."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
+from tests.support.contract import RECORD, VIEW
 from tests.support.daemon import Place, until
 from tests.support.forge import WALLET, Forge, Stub, forge, stub
-
-RECORD = [
-    "userId",
-    "id",
-    "name",
-    "walletAddress",
-    "status",
-    "cycleIntervalMs",
-    "callbackUrl",
-    "strategyLabel",
-    "createdAt",
-    "updatedAt",
-    "lastCycleAt",
-    "nextRunAt",
-    "lastDispatch",
-    "failureCount",
-    "queuePending",
-]
-VIEW = [
-    "id",
-    "userId",
-    "name",
-    "walletAddress",
-    "strategyLabel",
-    "status",
-    "cycleIntervalMs",
-    "nextRunAt",
-    "lastCycleAt",
-    "failureCount",
-    "queuePending",
-    "lastDispatch",
-    "callbackConfigured",
-    "updatedAt",
-]
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -2,16 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.daemon import until
-from tests.support.forge import WALLET, Stub, stub
+from tests.support.forge import WALLET, Stub
 from tests.support.instances import Instances
-from tests.support.redis_server import RedisServer, serving
 
 P = "forgeos:scheduler"
 TICK_MS = 1_500
@@ -19,28 +16,9 @@ READY, LEFT, LEASED, HOLLOW = "task-ready", "task-left", "task-leased", "task-ho
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, redis, upstream, env={"SCHEDULER_TICK_MS": str(TICK_MS)})
-    yield made
-    made.close()
+def cluster(cluster: Instances) -> Instances:
+    cluster.env = {"SCHEDULER_TICK_MS": str(TICK_MS)}
+    return cluster
 
 
 def record(id: str, url: str, **more: object) -> dict[str, object]:

@@ -1,44 +1,16 @@
 """Ways to reach a Redis, at booted daemons: TLS, users, password files, sockets, Sentinels; and no secret is shown."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.integration.test_callback_tls import certificate
 from tests.integration.test_redis_faults import watching
 from tests.support.daemon import until
-from tests.support.forge import Stub, stub
+from tests.support.forge import Stub
 from tests.support.forwarder import secured
 from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, serving
 
 SECRET, NEXT = "canary-redis-0003", "canary-redis-0004"
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with serving(tmp_path / "redis") as server:
-        yield server
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, redis, upstream)
-    yield made
-    made.close()
 
 
 def works(cluster: Instances, consumer: Stub, **env: str) -> str:

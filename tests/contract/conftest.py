@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.redis_keys import SharedRedis, leftovers
+from tests.support.redis_keys import SharedRedis, tidy
 from tests.support.redis_server import RedisServer, serving
 
 
@@ -17,10 +17,5 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def shared_redis(redis_server: RedisServer) -> Iterator[SharedRedis]:
-    """Afterwards every key has a TTL or stands on the list of permanent ones, and all are removed."""
-    shared = SharedRedis(redis_server, f"t{uuid.uuid4().hex}")
-    yield shared
-    with shared.reader() as client:
-        left = leftovers(client, shared.keys.prefix)
-        client.flushdb()
-    assert left == []
+    with tidy(redis_server, f"t{uuid.uuid4().hex}") as shared:
+        yield shared

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fixtures import cluster, consumer, durable, places, redis, upstream
+
+__all__ = ["cluster", "consumer", "durable", "places", "redis", "upstream"]
+
 HEAD = """# Soak: the last full run
 
 Written by `make soak`; what the rows mean: [faults.md](faults.md).

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,22 +13,13 @@ from tests.support.contract import world
 from tests.support.crowds import ask_all, flood_of_kids, issued, rotated, shared
 from tests.support.daemon import until
 from tests.support.dead_hosts import DEAD, Plan, storm
-from tests.support.faults import Site, site
+from tests.support.faults import Site
 from tests.support.floods import endure, flood, flooded
 from tests.support.forge import WALLET, Received, forge
 from tests.support.sink import sink
 
 Record = Callable[[str, object], None]
 GIB = 1 << 30
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
-    """One for the storm, one beside it."""
-    made = site(tmp_path / "here"), site(tmp_path / "beside")
-    yield made
-    for each in made:
-        each.place.close()
 
 
 def test_a4_ten_thousand_kids_and_a_rotation(tmp_path: Path, record_property: Record) -> None:

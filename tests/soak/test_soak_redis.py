@@ -3,15 +3,15 @@
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_fault_redis import DURABLE, PATIENT, stopped_for, wake_too_late
+from tests.acceptance.test_fault_redis import PATIENT, stopped_for, wake_too_late
 from tests.acceptance.test_fault_redis_replies import synced
 from tests.support.daemon import until
-from tests.support.forge import Stub, stub
+from tests.support.forge import Stub
 from tests.support.forwarder import forwarding
 from tests.support.instances import Instances
 from tests.support.redis_faults import judge
@@ -23,29 +23,8 @@ STOPS, WORKERS, JUMPS, FAILOVERS = 200, 20, 20, 20
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path / "redis", *DURABLE)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, server: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, server, upstream)
-    yield made
-    made.close()
+def redis(durable: RedisServer) -> RedisServer:
+    return durable
 
 
 def test_d4_ten_seconds(cluster: Instances, consumer: Stub, record_property: Record) -> None:

@@ -119,7 +119,7 @@ def _request(stream: object) -> str:
         path = path or line.split()[1].decode()
         if line.lower().startswith(b"content-length:"):
             length = int(line.partition(b":")[2])
-    stream.read(length)  # type: ignore[attr-defined]
+    stream.read(length)  # type: ignore[attr-defined]  # as above
     return path
 
 

@@ -1,5 +1,7 @@
 """Clients of a test's own Redis, and which of its keys would stay for ever."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from tests.support.redis_server import RedisServer
@@ -26,6 +28,17 @@ class SharedRedis:
 
     def reader(self) -> SyncClient:
         return connect_sync(self.options)
+
+
+@contextmanager
+def tidy(server: RedisServer, prefix: str) -> Iterator[SharedRedis]:
+    """Afterwards every key has a TTL or stands on the list of permanent ones, and all are removed."""
+    shared = SharedRedis(server, prefix)
+    yield shared
+    with shared.reader() as client:
+        left = leftovers(client, prefix)
+        client.flushdb()
+    assert left == [], left
 
 
 def leftovers(client: SyncClient, prefix: str) -> list[str]:

@@ -6,14 +6,23 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("vmsh_scheduler", "bench") for path in (ROOT / package).rglob("*.py"))
+BESIDE = sorted(path for directory in ("tests", "docs/examples") for path in (ROOT / directory).rglob("*.py"))
+"""What is not the program; of these rules it keeps the one on exemptions."""
 
 FUNCTION_LINES = 60
 FILE_LINES = 400
 ARGUMENTS = 5
 VAGUE_CLASS = re.compile(r"(Manager|Helper|Util|Utils|Base)(?=[A-Z_]|$)")
 VAGUE_MODULE = re.compile(r"(^|_)(manager|helpers?|utils?|base|common|misc)(_|$)")
+BARE = re.compile(
+    r"#\s*((ruff:\s*)?noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[a-z-]+(,\s*[a-z-]+)*\])?)\s*$"
+    r"|pytest\.(mark\.)?(skip|xfail)(\(\))?$"
+)
+"""An exemption, and nothing beside it."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -111,13 +120,12 @@ def test_nothing_prints_on_its_own() -> None:
 
 
 def test_every_exemption_has_its_reason() -> None:
-    """`noqa` and `type: ignore` name their rule, and say why beside it."""
-    bare = re.compile(r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[a-z-]+(,\s*[a-z-]+)*\])?)\s*$")
+    """`noqa` and `type: ignore` name their rule, and say why beside it; a test that is skipped says why."""
     found = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in SOURCES
+        for path in (*SOURCES, *BESIDE)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if bare.search(line)
+        if BARE.search(line)
     ]
     assert found == []
 
@@ -131,3 +139,20 @@ def test_the_rules_bite() -> None:
     assert len(positional(wide)) > ARGUMENTS
     assert not VAGUE_CLASS.search("Database")
     assert VAGUE_MODULE.search("http_utils")
+    assert {ROOT / "tests/unit/test_house_rules.py", ROOT / "docs/examples/consumer.py"} <= set(BESIDE)
+
+
+@pytest.mark.parametrize(
+    "exemption",
+    [
+        "# noqa: E501",
+        "# noqa",
+        "# ruff: noqa: T201",
+        "# type: ignore[arg-type, misc]",
+        "@pytest.mark.skip",
+        "pytest.skip()",
+    ],
+)
+def test_a_reason_is_missed(exemption: str) -> None:
+    assert BARE.search(exemption)
+    assert not BARE.search(f"{exemption}  # the server has no event for it")
