@@ -19,7 +19,7 @@ from vmsh_scheduler.engine.errand import body_of
 from vmsh_scheduler.engine.handed import Collector, HandedExecutor
 from vmsh_scheduler.engine.leadership import Leadership, Timing
 from vmsh_scheduler.engine.worker import Worker
-from vmsh_scheduler.errors import NotLeading, StoreDown
+from vmsh_scheduler.errors import StateWriteFailed, StoreDown
 from vmsh_scheduler.executors.callback import CallbackExecutor
 from vmsh_scheduler.executors.deduped import DedupedCallbacks
 from vmsh_scheduler.facts import OneOfSeveral
@@ -102,7 +102,12 @@ class Cluster:
         self._broken = asyncio.Event()
         self._reign: asyncio.Future[None] | None = None
         self._looked_at: Millis = 0
+        self._looking: asyncio.Future[None] | None = None
         self._trouble = ""
+        self._known: tuple[Mapping[str, Spec], Mapping[str, JobState]] | None = None
+        """Agents and states before a term looked for them, until all of them are known to stand in the store."""
+        self._losses = 0
+        """Of the store, as far as the worker was told."""
         self._told: frozenset[str] = frozenset()
         app.observers.observers.append(self._watch)
 
@@ -157,11 +162,20 @@ class Cluster:
 
     async def fresh(self) -> None:
         """What a follower shows is at most a second old afterwards, if Redis answers; never of an emptied one."""
-        if self.leads or self.app.clock.elapsed() - self._shown_at < FRESH:
+        if self.leads:
             return
-        self._shown_at = self.app.clock.elapsed()
+        if self._looking is None or self._looking.done():
+            if self.app.clock.elapsed() - self._shown_at < FRESH:
+                return
+            self._shown_at = self.app.clock.elapsed()
+            self._looking = asyncio.ensure_future(self._look())
+        await asyncio.shield(self._looking)  # whoever comes meanwhile waits for the same picture
+
+    async def _look(self) -> None:
+        """Elected meanwhile: what was seen is older than what the leader has read."""
         with suppress(StoreDown):
-            if await self.store.identity.stands() and await self.store.refresh():
+            if await self.store.refresh() and not self.leads:
+                self._known = None
                 self._show()
 
     _shown_at: Millis = -FRESH
@@ -204,7 +218,7 @@ class Cluster:
             started.append(collecting)
             await self._take_over(lease)
             await self._govern(over, lock, collecting)
-        except (NotLeading, StoreDown) as error:
+        except (StateWriteFailed, StoreDown) as error:
             self._tell("term_ended", error.message)
         finally:
             self.store.follow()
@@ -238,13 +252,13 @@ class Cluster:
 
     async def _read(self) -> None:
         """A store that lost everything gets back what this instance knew of it; its journal begins anew."""
-        specs, states = self.store.specs.all(KIND), self.store.states.all()
-        stands = await self.store.identity.stands()
+        specs, states = self._known = self._known or (self.store.specs.all(KIND), self.store.states.all())
         await self.store.specs.refresh()
         await self.store.states.load()
-        if not stands:
+        if not await self.store.identity.stands():  # asked last: it may be emptied while we read
             await self._restore(specs, states)
         await self.store.identity.settle()
+        self._known = None
 
     async def _restore(self, specs: Mapping[str, Spec], states: Mapping[str, JobState]) -> None:
         """What runs on claims that are gone is ended at the next beat of whoever runs it; nothing starts before."""
@@ -301,7 +315,7 @@ class Cluster:
         if self.leads:  # it became the leader meanwhile
             return await self._answer(verb, document)
         answered = await self.store.requests.ask(verb, document, ANSWERED_WITHIN)
-        self._shown_at = -FRESH
+        self._shown_at, self._looking = -FRESH, None  # a look that began before shows nothing of it
         return answered
 
     async def _answer(self, verb: str, document: Document) -> Document:
@@ -311,8 +325,8 @@ class Cluster:
         return await answer(control, self.app.registry, verb, document)
 
     async def _beat(self) -> None:
-        """Says that we are there, and sees who else is."""
-        while True:
+        """Says that we are there, and sees who else is, until this instance takes its leave."""
+        while not self._retire.is_set():
             try:
                 await self._beat_once()
                 self._trouble = ""
@@ -334,8 +348,9 @@ class Cluster:
 
     async def _beat_once(self) -> None:
         await self.members.beat()
-        losses, stands = self.store.identity.losses, await self.store.identity.stands()
-        if losses != self.store.identity.losses:
+        stands, losses = await self.store.identity.stands(), self.store.identity.losses
+        if losses != self._losses:
+            self._losses = losses
             self.worker.doubt()
         if not stands:
             return
@@ -347,7 +362,7 @@ class Cluster:
 
     async def _notice_specs(self) -> None:
         """Documents that somebody else wrote: a leader that had lost its lock and did not know it yet."""
-        if await self.store.specs.refresh() and self.app.jobs is not None:
+        if await self.store.specs.refresh(self.store.identity.stands) and self.app.jobs is not None:
             await self.app.put_in_force(self.app.jobs)
 
     def _heard(self, word: str) -> None:

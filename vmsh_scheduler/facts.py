@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.app import App
+from vmsh_scheduler.sources.agents import POOL as AGENTS
 
 if TYPE_CHECKING:  # loads the redis library
     from vmsh_scheduler.cluster import Cluster
-
-AGENTS = "agents"
 
 
 class Alone:

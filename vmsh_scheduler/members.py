@@ -9,7 +9,7 @@ from vmsh_scheduler import __version__
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.engine.worker import Worker
-from vmsh_scheduler.facts import AGENTS
+from vmsh_scheduler.sources.agents import POOL as AGENTS
 from vmsh_scheduler.stores.redis.instances import Instance
 from vmsh_scheduler.stores.redis.store import RedisStore
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Decision, Note
 from vmsh_scheduler.domain.events import Event
 from vmsh_scheduler.domain.job import Job
@@ -307,6 +306,3 @@ class Dispatch(Protocol):
     async def depths(self, pool: str) -> tuple[int, int]:
         """How many are ready, and how many claimed."""
         ...
-
-
-ActionKind = type[Action]

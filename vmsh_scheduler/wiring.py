@@ -4,9 +4,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from socket import gethostname
-from typing import TYPE_CHECKING
 
 from vmsh_scheduler import __version__
+from vmsh_scheduler.app import App, Executors, Observers, Shared
 from vmsh_scheduler.clock import SystemClock, boot_id
 from vmsh_scheduler.cycles import Cycles
 from vmsh_scheduler.domain.action import Callback, Command
@@ -36,11 +36,6 @@ from vmsh_scheduler.stores.local.load import Condition
 from vmsh_scheduler.stores.local.specs import open_specs
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 from vmsh_scheduler.tools import KillSwitch, Tools
-
-if TYPE_CHECKING:  # the API's own
-    pass
-
-from vmsh_scheduler.app import App, Executors, Observers, Shared
 
 
 def open_logging(settings: Settings, environ: Mapping[str, str], redactor: Redactor) -> LogHandler:

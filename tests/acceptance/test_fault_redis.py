@@ -2,50 +2,27 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
 from tests.support.broken import ROOT, command
 from tests.support.daemon import until
-from tests.support.forge import Stub, stub
+from tests.support.forge import Stub
 from tests.support.instances import Instances
 from tests.support.redis_faults import asking, judge
 from tests.support.redis_server import RedisServer
 
 Record = Callable[[str, object], None]
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 TTL_S = 2.0
 """tests.support.instances.TIMES"""
 BOOT_S = 3.0
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis", *DURABLE)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def upstream() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def consumer() -> Iterator[Stub]:
-    with stub() as made:
-        yield made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, server: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    made = Instances(tmp_path, server, upstream)
-    yield made
-    made.close()
+def redis(durable: RedisServer) -> RedisServer:
+    return durable
 
 
 def health_of(cluster: Instances, name: str) -> tuple[str, str]:
@@ -210,6 +187,29 @@ class TestD3:
         record_property(
             "D3", f"{empty.__name__}: 3 agents and a pause restored, 0 stale, open run sent again by its key"
         )
+
+    def test_d3_agents_that_could_not_be_restored_are_in_the_next_term(
+        self, cluster: Instances, consumer: Stub
+    ) -> None:
+        """Redis refuses to count on past 2^63."""
+        cluster.redis.start()
+        cluster.start("a")
+        cluster.leader()
+        api, version = cluster["a"], "forgeos:scheduler:specs_version"
+        api.register(id="one", cycleIntervalMs=1_000, callbackUrl=consumer.url)
+        until(lambda: consumer.received, "a cycle")
+        with cluster.redis.client() as client:
+            with client.pipeline() as both:
+                both.flushall()
+                both.set(version, str(2**63 - 1))
+                both.execute()
+            until(lambda: "cannot be stored" in api.daemon.text(), "a term that ends")
+            assert api.daemon.alive
+            client.delete(version, "forgeos:scheduler:specs:agent")
+        cluster.leader()
+        before = len(consumer.received)
+        until(lambda: len(consumer.received) > before, "cycles")
+        api.daemon.stop()
 
 
 def stopped_for(cluster: Instances, consumer: Stub, seconds: float) -> tuple[float, float, int]:

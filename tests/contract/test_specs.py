@@ -112,6 +112,35 @@ async def test_others_see_what_was_saved_when_they_look_again(shared_redis: Shar
         assert one.all("agent") == two.all("agent") == {"u/a": replace(newer, version=2, document={})}
 
 
+async def test_what_is_saved_during_a_look_is_not_lost_by_it(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client:
+        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        await one.refresh()
+        assert await two.save(replace(FIRST, id="a"))
+
+        async def meanwhile() -> bool:
+            return await one.save(replace(FIRST, id="b"))
+
+        assert await one.refresh(meanwhile) == frozenset()
+        assert list(one.all("agent")) == ["b"]
+        assert await one.refresh() == {("agent", "a")}
+        assert list(one.all("agent")) == ["a", "b"]
+
+
+async def test_a_look_at_a_store_that_was_emptied_is_not_believed(shared_redis: SharedRedis) -> None:
+    async with shared_redis.client() as client:
+        specs = RedisSpecs(client, shared_redis.keys)
+        await specs.refresh()
+        assert await specs.save(FIRST)
+        await client.delete(shared_redis.keys.specs("agent"), shared_redis.keys.specs_version)
+
+        async def emptied() -> bool:
+            return False
+
+        assert await specs.refresh(emptied) == frozenset()
+        assert list(specs.all("agent")) == [FIRST.id]
+
+
 async def test_a_lost_picture_is_read_again_in_whole(shared_redis: SharedRedis) -> None:
     """Two who save by turns: neither takes the other's number for its own."""
     async with shared_redis.client() as client:

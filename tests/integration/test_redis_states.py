@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.world import NOW, FixedClock, busy_state, decision, execution
-from tests.support.redis_keys import SharedRedis, leftovers
+from tests.support.redis_keys import SharedRedis, tidy
 from tests.support.redis_server import RedisServer, serving
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.state import JobState, Pause
@@ -33,12 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def shared(server: RedisServer, tmp_path: Path) -> Iterator[SharedRedis]:
-    found = SharedRedis(server, f"p-{tmp_path.name}")
-    yield found
-    with found.reader() as reader:
-        left = leftovers(reader, found.keys.prefix)
-        reader.flushdb()
-    assert left == []
+    with tidy(server, f"p-{tmp_path.name}") as found:
+        yield found
 
 
 @pytest.fixture
@@ -228,6 +224,34 @@ async def test_a_follower_sees_what_changed(client: Client, shared: SharedRedis)
     assert await follower.refresh()
     assert follower.all() == states.all() == {"j/1": JobState(level=2), "j/3": JobState()}
     assert not await follower.refresh()
+
+
+async def test_a_look_that_ends_after_the_election_changes_nothing(client: Client, shared: SharedRedis) -> None:
+    states, follower = await leading(client, shared), RedisStates(client, shared.keys, FixedClock())
+    await states.apply([Change("j/1", JobState(level=1))])
+
+    async def elected() -> bool:
+        await follower.load()
+        follower.lead("me")
+        await follower.apply([Change("j/1", JobState(level=2))])
+        return True
+
+    assert not await follower.refresh(elected)
+    assert follower.all() == {"j/1": JobState(level=2)}
+    await follower.apply([Change("j/1", JobState(level=3))])
+
+
+async def test_a_look_at_a_store_that_was_emptied_is_not_believed(client: Client, shared: SharedRedis) -> None:
+    states, follower = await leading(client, shared), RedisStates(client, shared.keys, FixedClock())
+    await states.apply([Change("j/1", JobState(level=1))])
+    assert await follower.refresh()
+    await client.delete(shared.keys.states, shared.keys.meta)
+
+    async def emptied() -> bool:
+        return False
+
+    assert not await follower.refresh(emptied)
+    assert follower.all() == {"j/1": JobState(level=1)}
 
 
 async def test_a_run_is_found_by_its_name_when_it_is_no_longer_recent(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.builders import NOON, agent, cadence
-from tests.support.cluster import LEASE, Crew
+from tests.support.cluster import LEASE, Crew, Member, Term
 from tests.support.world import CALLBACK
 from vmsh_scheduler.domain.events import Recovered, Trouble
 from vmsh_scheduler.domain.job import OnUnknown
@@ -39,6 +39,17 @@ async def one_running(**policy: object) -> tuple[Crew, Run]:
     await crew.step()
     (run,) = crew.members[0].runs
     return crew, run
+
+
+async def one_unanswered() -> tuple[Crew, Term, Member]:
+    """The first slot's run has been handed out, which the leader could not hear."""
+    crew = Crew(cadence(60))
+    term, member = await crew.lead(), crew.join()
+    term.dispatch.deaf = True
+    await term.engine.tick()
+    await crew.settle()
+    await term.collector.tick()
+    return crew, term, member
 
 
 class TestHandOver:
@@ -380,12 +391,7 @@ class TestAnotherLeader:
 
 class TestStoreDown:
     async def test_a_push_without_an_answer_is_withdrawn_and_tried_again(self) -> None:
-        crew = Crew(cadence(60))
-        term, member = await crew.lead(), crew.join()
-        term.dispatch.deaf = True
-        await term.engine.tick()
-        await crew.settle()
-        await term.collector.tick()
+        crew, term, member = await one_unanswered()
         assert len(crew.table.ready) == 1
         term.dispatch.deaf = False
         await crew.go(3 * SECOND)
@@ -416,12 +422,7 @@ class TestStoreDown:
         assert 4 <= crew.term.dispatch.calls - before <= 6
 
     async def test_a_push_without_an_answer_that_was_claimed_is_waited_for(self) -> None:
-        crew = Crew(cadence(60))
-        term, member = await crew.lead(), crew.join()
-        term.dispatch.deaf = True
-        await term.engine.tick()
-        await crew.settle()
-        await term.collector.tick()
+        crew, term, member = await one_unanswered()
         await member.worker.tick()
         await crew.settle()
         term.dispatch.deaf = False
@@ -524,6 +525,25 @@ class TestStopping:
         assert crew.state_of(waiting).started == 0
         assert [run.id for run in crew.state_of(running.job_id).runs] == [running.id]
         assert crew.table.outcomes == {}
+
+    async def test_a_run_that_is_recalled_on_its_way_never_begins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        crew = Crew(cadence(60))
+        term, member = await crew.lead(), crew.join()
+        push = term.dispatch.push
+
+        async def paused_meanwhile(tasks: Sequence[Task]) -> None:
+            await push(tasks)
+            term.collector.recall([task.id for task in tasks])
+
+        monkeypatch.setattr(term.dispatch, "push", paused_meanwhile)
+        await term.engine.tick()
+        await crew.settle()
+        await term.collector.tick()
+        assert len(crew.table.ready) == 1
+        await term.collector.tick()
+        await crew.settle()
+        await member.worker.tick()
+        assert (member.runs, crew.state.started) == ([], 0)
 
     async def test_a_hurried_leader_withdraws_what_waits_and_leaves_what_runs(self) -> None:
         crew = Crew(cadence(60, id="ns/a"), cadence(60, id="ns/b"))

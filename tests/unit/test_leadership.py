@@ -76,6 +76,8 @@ class Contender:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     lingers_s: float = 0.0
     fails: Exception | None = None
+    brief: bool = False
+    """Its terms end by themselves, at once."""
 
     def __post_init__(self) -> None:
         self.leadership = Leadership(self.seat, CLOCK, TIMING, self.term, self.seat.free_in)
@@ -85,6 +87,8 @@ class Contender:
         try:
             if self.fails is not None:
                 raise self.fails
+            if self.brief:
+                return
             await over.wait()
             await asyncio.sleep(self.lingers_s)
         finally:
@@ -191,6 +195,23 @@ def test_somebody_who_took_the_lock_ends_the_term_at_the_next_renewal() -> None:
         await until(lambda: first.terms)
         await asyncio.sleep(1)
         assert lock.holder == "b"
+        first.stop.set()
+        await task
+
+    run_virtual(story())
+
+
+def test_terms_that_end_at_once_do_not_follow_each_other_at_once() -> None:
+    """Something in the store that cannot be read ended 500 terms a second, each with its line in the log."""
+
+    async def story() -> None:
+        first = contender(Lock(), "a", brief=True)
+        task = first.start()
+        await asyncio.sleep(60)
+        assert 30 <= len(first.terms) <= 40
+        first.brief = False
+        await until(lambda: first.leadership.lease)
+        assert CLOCK.elapsed() - first.terms[-1][2] <= TIMING.wait_max + 50
         first.stop.set()
         await task
 

@@ -155,9 +155,11 @@ class Collector:
     async def _push(self) -> None:
         if self._to_push:
             tasks, self._to_push = self._to_push, {}
-            self._doubtful.update(tasks)
-            await self.dispatch.push(list(tasks.values()))
-            self._doubtful.difference_update(tasks)
+            try:
+                await self.dispatch.push(list(tasks.values()))
+            except StoreDown:
+                self._doubtful.update(tasks)
+                raise
 
     async def _collect(self) -> None:
         found = await self.dispatch.ended(list(self._waiting)) if self._waiting else {}

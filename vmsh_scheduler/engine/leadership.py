@@ -52,16 +52,21 @@ class Leadership:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow and lead in turns until `stop`; an orderly end gives the lock back. Raises what a term raises."""
-        wait = self.timing.wait_min
+        wait = again = self.timing.wait_min
         while not stop.is_set():
             lease = await self._acquire()
-            if lease is not None:
-                await self._lead(lease, stop)
-                wait = self.timing.wait_min
+            if lease is None:
+                self.backed_off += 1
+                await _pause(await self._patience(wait), stop)
+                wait = min(wait * 2, self.timing.wait_max)
                 continue
-            self.backed_off += 1
-            await _pause(await self._patience(wait), stop)
-            wait = min(wait * 2, self.timing.wait_max)
+            began, wait = self._clock.elapsed(), self.timing.wait_min
+            await self._lead(lease, stop)
+            if self._clock.elapsed() - began >= self.timing.ttl:
+                again = self.timing.wait_min
+                continue
+            await _pause(again, stop)  # whatever ended so short a term will end the next one too
+            again = min(again * 2, self.timing.wait_max)
 
     async def _acquire(self) -> Lease | None:
         asked = self._clock.elapsed()

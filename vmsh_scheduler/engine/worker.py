@@ -164,6 +164,7 @@ class Worker:
         if now >= self._down_until + LOOK:
             self._observer(Trouble(self._clock.now(), "dispatch_down", {"why": str(down)}))
         self._down_until = now + LOOK
+        self._extend_at = 0
         self._empty.clear()
 
     async def _nap(self) -> None:
@@ -210,7 +211,7 @@ class Worker:
     async def _extend(self) -> None:
         """Every third of a lease, all claims in one call; one that came between has most of its time before it."""
         held = [held for held in self._held.values() if not held.lost]
-        now = self._clock.elapsed()
+        self._extend_at = self._clock.elapsed() + self._lease // 3  # before asking: a doubt that comes meanwhile stays
         if held:
             kept = await self.dispatch.extend([one.claim for one in held], self._lease)
             for one in held:
@@ -219,7 +220,6 @@ class Worker:
                     one.until = until
                 elif not one.posting and self._held.get(one.claim.task.id) is one:
                     self._lose(one)
-        self._extend_at = now + self._lease // 3
 
     async def _claim(self) -> None:
         now = self._clock.elapsed()

@@ -1,11 +1,20 @@
 """Which store this is: a name that Redis loses with everything else, so that its loss is seen."""
 
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import Keys
 
 FIELD = "store"
+
+Stands = Callable[[], Awaitable[bool]]
+"""Asked between a look at the store and believing it."""
+
+
+async def always() -> bool:
+    """For whoever has nothing to lose."""
+    return True
 
 
 class Identity:
@@ -21,7 +30,10 @@ class Identity:
     async def stands(self) -> bool:
         """False: it was emptied, and no leader has given it a name since. Then what is known here is worth more than
         what it holds. Raises StoreDown."""
+        seen = self._seen
         found = str(await guarded(self._client.hget(self._keys.meta, FIELD)) or "")
+        if seen != self._seen:  # it got its name while we asked
+            return True
         if not found and self._seen:
             self.losses += not self._gone
             self._gone = True

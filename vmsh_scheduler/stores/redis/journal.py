@@ -133,4 +133,6 @@ def _read(entry: _Entry, reader: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         return reader(json.loads(entry.fields["body"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise StateUnreadable(f"journal entry {entry.id} in Redis cannot be read", hint="see verify") from error
+        raise StateUnreadable(
+            f"journal entry {entry.id} in Redis cannot be read", hint="see vmsh-scheduler history --verify"
+        ) from error

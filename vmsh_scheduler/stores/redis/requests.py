@@ -61,6 +61,7 @@ class Requests:
 
     async def _answer(self, id: str, told: asyncio.Event) -> Document:
         while True:
+            told.clear()
             text = await guarded(self._client.getdel(self._keys.reply(id)))
             if text is not None:
                 found: Document = json.loads(text)

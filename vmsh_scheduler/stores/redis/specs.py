@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed, StoreDown
 from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.identity import Stands, always
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.scan import read_hash
 from vmsh_scheduler.stores.redis.scripts import Argument, Script
@@ -27,6 +28,8 @@ class RedisSpecs:
         self._specs: dict[Key, Spec] = {}
         self._seen = -1
         """The collection's number when it was read."""
+        self._writes = 0
+        """Of this instance."""
 
     def get(self, kind: str, id: str) -> Spec | None:
         return self._specs.get((kind, id))
@@ -35,12 +38,16 @@ class RedisSpecs:
         found = (spec for spec in self._specs.values() if spec.kind == kind)
         return {spec.id: spec for spec in sorted(found, key=lambda spec: (spec.created_at, spec.id))}
 
-    async def refresh(self) -> frozenset[Key]:
-        """Kind and id of what changed since the last look. Raises StoreDown, StateUnreadable."""
+    async def refresh(self, stands: Stands = always) -> frozenset[Key]:
+        """Kind and id of what changed since the last look; what is known is kept if the store does not stand any more.
+        Raises StoreDown, StateUnreadable."""
         number = await self._number()
         if number == self._seen:
             return frozenset()
+        writes = self._writes
         fresh = {(kind, spec.id): spec for kind in self._kinds for spec in await self._read(kind)}
+        if not await stands() or writes != self._writes:  # written here meanwhile: the next look shows both
+            return frozenset()
         changed = {key for key in fresh.keys() | self._specs.keys() if fresh.get(key) != self._specs.get(key)}
         self._specs, self._seen = fresh, number
         return frozenset(changed)
@@ -67,6 +74,7 @@ class RedisSpecs:
             number = int(await script.run(self._client, [self._keys.specs(kind), self._keys.specs_version], args))
         except StoreDown as down:
             raise StateWriteFailed(f"the document cannot be stored: {down.message}", hint=down.hint) from down
+        self._writes += 1
         if number == self._seen + 1:
             self._seen = number
         return number > 0

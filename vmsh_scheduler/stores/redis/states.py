@@ -6,6 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmsh_scheduler.domain.codec import state_from_json
 from vmsh_scheduler.domain.state import JobState
@@ -24,6 +25,7 @@ from vmsh_scheduler.stores.redis.batch import (
     prepare,
 )
 from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.identity import Stands, always
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.scan import read_hash
 from vmsh_scheduler.stores.redis.scripts import Script
@@ -54,6 +56,14 @@ class _Doubt:
 
     changes: int
     state: JobState | None
+
+
+class _Picture(NamedTuple):
+    """What Redis held after so many writes."""
+
+    seen: int
+    parsed: dict[str, tuple[int, JobState]]
+    chains: Chains
 
 
 class RedisStates:
@@ -95,14 +105,18 @@ class RedisStates:
         """Memory shows what Redis holds, and changes may be applied again. Raises StoreDown, StateUnreadable."""
         await self._idle()
         await self._check_types()
-        await self._read(LOADS)
+        self._adopt(await self._picture(LOADS))
         self._broken = None
 
-    async def refresh(self) -> bool:
-        """For a follower: False if nothing was written since the last look. Raises StoreDown, StateUnreadable."""
+    async def refresh(self, stands: Stands = always) -> bool:
+        """For a follower: False if nothing was written since the last look, or the store does not stand any more: then
+        what is known here is worth more. Raises StoreDown, StateUnreadable."""
         if self._lock or await self._writes_so_far() == self._seen:
             return False
-        await self._read(1)
+        picture = await self._picture(1)
+        if not await stands() or self._lock:  # elected meanwhile: the leader has read more
+            return False
+        self._adopt(picture)
         return True
 
     def lead(self, lock_value: str) -> None:
@@ -223,7 +237,7 @@ class RedisStates:
                 hint = "another program uses the prefix: see redis.prefix"
                 raise StoreDown(f"{key} holds a {found}, not a {ours} of ours (WRONGTYPE)", hint=hint)
 
-    async def _read(self, times: int) -> None:
+    async def _picture(self, times: int) -> _Picture:
         """A picture that is not of one moment is told by its number: no change can be written upon it."""
         for _ in range(times):
             seen = await self._writes_so_far()
@@ -233,13 +247,17 @@ class RedisStates:
             if await self._writes_so_far() == seen:
                 break
         parsed = await self._parse(states)
-        self._chains = Chains(
+        chains = Chains(
             {job: _link(job, text) for job, text in heads.items()},
             {job: _link(job, text).seq for job, text in bases.items()},
         )
-        self._current = {job: state for job, (_, state) in parsed.items()}
-        self._parsed = {} if self._lock else parsed
-        self._seen = seen
+        return _Picture(seen, parsed, chains)
+
+    def _adopt(self, picture: _Picture) -> None:
+        self._chains = picture.chains
+        self._current = {job: state for job, (_, state) in picture.parsed.items()}
+        self._parsed = {} if self._lock else picture.parsed
+        self._seen = picture.seen
         self._doubts.clear()
 
     async def _parse(self, states: Mapping[str, str]) -> dict[str, tuple[int, JobState]]:
@@ -276,5 +294,5 @@ def _link(job: str, text: str) -> Link:
     try:
         return parse_link(text)[0]
     except ValueError as error:
-        hint = "vmsh-scheduler verify shows what is left of it"
+        hint = "vmsh-scheduler history --verify shows what is left of it"
         raise StateUnreadable(f"the journal's chain of {job} in Redis cannot be read", hint=hint) from error

@@ -64,8 +64,9 @@ class RedisStore:
         self.dispatch.follow()
 
     async def refresh(self) -> bool:
-        """For a follower: whether anything changed. Raises StoreDown."""
-        states, specs = await self.states.refresh(), await self.specs.refresh()
+        """For a follower: whether anything changed; never what an emptied store shows. Raises StoreDown."""
+        stands = self.identity.stands
+        states, specs = await self.states.refresh(stands), await self.specs.refresh(stands)
         return states or bool(specs)
 
     async def close(self) -> None:
