@@ -355,7 +355,7 @@ async def _with_or_without_redis(settings: Settings) -> Settings:
     """What redis.on_down says, if it does not answer now: wait for it, go on alone until the next start, or end.
     Raises Unavailable."""
     rule = settings.sections.get("redis.on_down")
-    if not settings.sections.get("redis.url") or rule == "wait":
+    if not settings.is_shared or rule == "wait":
         return settings
     from vmsh_scheduler.redis_settings import options
     from vmsh_scheduler.stores.redis.connect import answers

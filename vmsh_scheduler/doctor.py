@@ -10,7 +10,7 @@ from typing import Any
 from vmsh_scheduler.api.client import call
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.trigger import SANE_CLOCK
-from vmsh_scheduler.errors import ConfigError, SchedulerError, Unavailable
+from vmsh_scheduler.errors import ConfigError, NoAnswer, SchedulerError
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
@@ -98,7 +98,7 @@ def _disk(settings: Settings) -> Iterator[Row]:
 
 def _shared(settings: Settings) -> Iterator[Row]:
     """The Redis that instances share, if there is one."""
-    if not settings.sections.get("redis.url"):
+    if not settings.is_shared:
         return
     from vmsh_scheduler.redis_settings import options
     from vmsh_scheduler.stores.redis import admin
@@ -121,7 +121,7 @@ def _daemon(settings: Settings) -> Iterator[Row]:
     path: Path = settings.state_path.parent / "control.sock"
     try:
         health = call(str(path), "GET", "/health")
-    except Unavailable:
+    except NoAnswer:
         yield _row("daemon", "daemon", fine="not running")
         yield from _port(settings)
         return

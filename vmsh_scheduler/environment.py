@@ -52,7 +52,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SCHEDULER_ALLOWED_ORIGINS", "api.origins", "*", "origins that browsers may call from, by commas"),
     Variable("SCHEDULER_ALLOWED_HOSTS", "api.hosts", "none", "further names in Host on loopback, by commas"),
     Variable("SCHEDULER_INSTANCE_ID", "api.instance", "made at start", "name of this instance"),
-    Variable("SCHEDULER_TICK_MS", "agents.tick_ms", "1000", "longest nap with agents in ms, 250 or more"),
+    Variable("SCHEDULER_TICK_MS", "agents.tick_ms", "1000", "how long agents wait after a start, in ms, 250 or more"),
     Variable("SCHEDULER_CYCLE_CONCURRENCY", "agents.concurrency", "4", "most cycles at the same time"),
     Variable("SCHEDULER_MAX_AGENTS", "agents.max", "5000", "most agents registered over the API"),
     Variable("SCHEDULER_MAX_AGENTS_PER_USER", "agents.max_per_user", "0", "most of them of one user; 0 = no limit"),
@@ -124,16 +124,14 @@ VARIABLES: tuple[Variable, ...] = (
         "longest wait for the lock in ms",
     ),
     Variable("SCHEDULER_JOB_LEASE_TTL_MS", "redis.job_lease_ms", "15000", "lease of a due agent in ms, 1000 or more"),
-    Variable("SCHEDULER_MAX_DUE_CLAIMS_PER_TICK", "redis.max_claims", "2 per cycle", "most agents claimed at a time"),
+    Variable("SCHEDULER_MAX_DUE_CLAIMS_PER_TICK", "redis.max_claims", "not used", "claims follow permits"),
     Variable(
         "SCHEDULER_REDIS_EXEC_LEASE_TTL_MS",
         "redis.exec_lease_ms",
         "30000 or longer",
         "lease of a claimed run in ms, 2000 or more",
     ),
-    Variable(
-        "SCHEDULER_REDIS_EXEC_REQUEUE_BATCH", "redis.requeue_batch", "4 per cycle", "most lost runs found at a time"
-    ),
+    Variable("SCHEDULER_REDIS_EXEC_REQUEUE_BATCH", "redis.requeue_batch", "not used", "all lost runs are found"),
     Variable(
         "SCHEDULER_CALLBACK_IDEMPOTENCY_TTL_MS",
         "redis.dedupe_ttl_ms",

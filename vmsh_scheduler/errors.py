@@ -86,6 +86,10 @@ class Unavailable(SchedulerError):
     exit = Exit.UNAVAILABLE
 
 
+class NoAnswer(Unavailable):
+    """There is no daemon, or it gave no whole answer: whoever asked may look at the disk instead."""
+
+
 class StoreDown(Unavailable):
     """The shared store does not answer, or not as it should; what was asked of it may have happened."""
 

@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmsh_scheduler.api.forge_routes import not_found
-from vmsh_scheduler.api.json_text import JSON_TYPE, encoded
-from vmsh_scheduler.api.surface import Answer, Problem, Tally, Text
+from vmsh_scheduler.api.surface import JSON_TYPE, Answer, Problem, Tally, Text
 from vmsh_scheduler.app import App, Facts
 from vmsh_scheduler.domain.agents import Refused
 from vmsh_scheduler.domain.events import Event, Ticked
+from vmsh_scheduler.domain.json_text import encoded
 from vmsh_scheduler.errors import NotFound
 from vmsh_scheduler.market.snapshot import Market, MarketFailed, valid_address
 from vmsh_scheduler.observe.forge_metrics import BUCKETS, ForgeMetrics
 from vmsh_scheduler.registry import Configured, Registry
 from vmsh_scheduler.settings import display
+from vmsh_scheduler.sources.agents import POOL
 
-POOL = "agents"
 SERVICE = "forgeos-scheduler"
 TICK_S = 2.0
 SATURATED = 0.8

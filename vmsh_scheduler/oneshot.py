@@ -109,5 +109,5 @@ def change(
 
 def refuse_shared(settings: Settings) -> None:
     """Raises Unavailable where the state is not on this disk."""
-    if settings.sections.get("redis.url"):
+    if settings.is_shared:
         raise Unavailable("the state is in Redis and no daemon runs here", hint="start one, or ask another")

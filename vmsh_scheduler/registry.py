@@ -9,6 +9,7 @@ from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.action import Callback
 from vmsh_scheduler.domain.agents import PAUSED, Agent, Refused
 from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.health import is_agent
 from vmsh_scheduler.domain.job import Job, Origin
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
@@ -18,7 +19,7 @@ from vmsh_scheduler.errors import NotFound, StateWriteFailed
 from vmsh_scheduler.ports import Specs
 from vmsh_scheduler.sources.agents import registered_job
 
-KIND = "agent"
+KIND = agents.KIND
 SLICE = 100
 ACTIONS = ("pause", "resume", "remove")
 View = dict[str, object]
@@ -115,7 +116,7 @@ class Registry:
     async def views(self, user: str | None) -> AsyncIterator[list[View]]:
         """Of one user's agents, or of everybody's: files' first, then in the order of their registration. In slices:
         thousands at once would keep a start waiting."""
-        board, every = self._board, (job for job in self._board.jobs.values() if _is_agent(job))
+        board, every = self._board, (job for job in self._board.jobs.values() if is_agent(job))
         shown = [job for job in every if user is None or job.labels["user"] == user]
         for start in range(0, len(shown), SLICE):
             some = shown[start : start + SLICE]
@@ -136,7 +137,7 @@ class Registry:
         return key, agents.record(_of_file(job, state), state, pending=False)
 
     def counts(self) -> dict[str, int]:
-        every = [job for job in self._board.jobs.values() if _is_agent(job)]
+        every = [job for job in self._board.jobs.values() if is_agent(job)]
         running = sum(job.enabled for job in every)
         return {"count": len(every), "running": running, "paused": len(every) - running}
 
@@ -185,10 +186,6 @@ class Registry:
 def _user_of(job_id: str) -> str:
     named = agents.named(job_id)
     return "" if named is None else named[0]
-
-
-def _is_agent(job: Job) -> bool:
-    return job.id.startswith("_agents/")
 
 
 def _of_file(job: Job, state: JobState) -> Agent:

@@ -70,6 +70,11 @@ class Settings:
         )
 
     @property
+    def is_shared(self) -> bool:
+        """State is in the Redis of several instances, and not on this disk."""
+        return bool(self.sections.get("redis.url"))
+
+    @property
     def keys_dir(self) -> Path:
         return self.state_path.parent / "keys"
 

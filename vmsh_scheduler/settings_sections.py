@@ -36,7 +36,7 @@ class ApiSection(Section):
 class AgentsSection(Section):
     """Cycles."""
 
-    tick_ms: Millis = Field(default=1_000, le=DAY, description="Longest nap with agents, ms; 250 or more.")
+    tick_ms: Millis = Field(default=1_000, le=DAY, description="How long agents wait after a start, ms; 250 or more.")
     concurrency: int = Field(default=4, le=1_024, description="Most cycles at the same time.")
     max: int = Field(default=5_000, le=1_000_000, description="Most agents registered over the API.")
     max_per_user: int = Field(default=0, ge=0, le=1_000_000, description="Most of them of one user; 0 = no limit.")
@@ -151,12 +151,8 @@ class RedisSection(Section):
     exec_lease_ms: Millis = Field(
         default=0, ge=0, le=DAY, description="Lease of a claimed run, ms; 0 = 30000, or longer where callbacks may be."
     )
-    requeue_batch: int = Field(
-        default=0, ge=0, le=100_000, description="Most lost runs found at a time; 0 = 4 per cycle at once."
-    )
-    max_claims: int = Field(
-        default=0, ge=0, le=100_000, description="Most agents claimed at a time; 0 = 2 per cycle at once."
-    )
+    requeue_batch: int = Field(default=0, ge=0, le=100_000, description="Of the original; taken, without effect here.")
+    max_claims: int = Field(default=0, ge=0, le=100_000, description="Of the original; taken, without effect here.")
     dedupe_ttl_ms: Millis = Field(
         default=DAY, le=30 * DAY, description="How long a taken callback is remembered, ms; 1000 or more."
     )

@@ -18,6 +18,7 @@ from vmsh_scheduler.api import acceptor, client
 from vmsh_scheduler.api.errors import KINDS, from_wire, to_wire
 from vmsh_scheduler.api.operations import HistoryQuery, Json
 from vmsh_scheduler.api.server import CONTROL_NAME, Listener, listen_control
+from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.errors import (
     Busy,
     CannotCreate,
@@ -363,6 +364,22 @@ def test_no_daemon_is_unavailable(directory: Path) -> None:
         with pytest.raises(Unavailable, match="no daemon"):
             client.call(str(path), "GET", "/status")
         assert not client.is_running(str(path))
+
+
+async def test_what_a_daemon_cannot_do_is_not_tried_without_it(
+    listener: Listener, directory: Path, operations: Recorded
+) -> None:
+    """One of several instances while none leads: it runs, and the disk beside it knows nothing."""
+    operations.error = Unavailable("no leader answered", hint="try again")
+    context = Context({"state": str(directory / "scheduler.json")})
+    with pytest.raises(Unavailable, match="no leader answered"):
+        await asyncio.to_thread(context.tell, "/trigger", _never, job="a/b")
+    with pytest.raises(Unavailable, match="no leader answered"):
+        await asyncio.to_thread(context.ask, "/status", _never)
+
+
+def _never(_: object) -> Any:
+    raise AssertionError("asked the disk")
 
 
 async def test_a_daemon_is_running(listener: Listener, directory: Path) -> None:

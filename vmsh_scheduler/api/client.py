@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from vmsh_scheduler.api.errors import from_wire
-from vmsh_scheduler.errors import Denied, SchedulerError, Unavailable
+from vmsh_scheduler.errors import Denied, NoAnswer, SchedulerError
 
 MOST_BYTES = 64 * 1024 * 1024
 TIMEOUT_S = 30.0
@@ -23,7 +23,7 @@ def call(
     *,
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
-    """`values`: the query of a GET, the JSON body of a POST. Raises what the daemon raised; none there: Unavailable."""
+    """`values`: the query of a GET, the JSON body of a POST. Raises what the daemon raised; none there: NoAnswer."""
     given = {name: value for name, value in (values or {}).items() if value is not None}
     target = f"{path}?{urlencode(given)}" if given and method == "GET" else path
     body = json.dumps(given).encode() if method == "POST" else b""
@@ -38,7 +38,7 @@ def is_running(socket_path: str) -> bool:
     """True if a daemon answers on that socket."""
     try:
         _connected(socket_path).close()
-    except Unavailable:
+    except NoAnswer:
         return False
     return True
 
@@ -51,10 +51,10 @@ def _connected(socket_path: str) -> socket.socket:
         _check_peer(sock, socket_path)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         sock.close()
-        raise Unavailable(f"no daemon on {socket_path}", hint="start one with `vmsh-scheduler run`") from error
+        raise NoAnswer(f"no daemon on {socket_path}", hint="start one with `vmsh-scheduler run`") from error
     except OSError as error:
         sock.close()
-        raise Unavailable(f"cannot reach {socket_path}: {error.strerror or 'no answer in time'}") from error
+        raise NoAnswer(f"cannot reach {socket_path}: {error.strerror or 'no answer in time'}") from error
     except SchedulerError:
         sock.close()
         raise
@@ -92,11 +92,11 @@ def _exchange(sock: socket.socket, request: bytes) -> bytes:
             parts.append(part)
             size += len(part)
             if size > MOST_BYTES:
-                raise Unavailable("the daemon's answer is too large", hint="ask for less with --limit")
+                raise NoAnswer("the daemon's answer is too large", hint="ask for less with --limit")
     except TimeoutError as error:
-        raise Unavailable("the daemon did not answer in time", hint="see its log") from error
+        raise NoAnswer("the daemon did not answer in time", hint="see its log") from error
     except OSError as error:
-        raise Unavailable(f"the daemon hung up: {error.strerror}", hint="see its log") from error
+        raise NoAnswer(f"the daemon hung up: {error.strerror}", hint="see its log") from error
     return b"".join(parts)
 
 
@@ -107,7 +107,7 @@ def _result(answer: bytes) -> dict[str, Any]:
         status = int(head.split(b" ", 2)[1])
         found = json.loads(body)
     except (IndexError, ValueError) as error:
-        raise Unavailable("the daemon hung up in the middle of its answer", hint="see its log") from error
+        raise NoAnswer("the daemon hung up in the middle of its answer", hint="see its log") from error
     if status >= 400 or not isinstance(found, dict):
         raise from_wire(status, found)
     return found

@@ -1,16 +1,15 @@
 """What the API says of itself: `/openapi.json` (OpenAPI 3.1) from the routes and models, `/docs` for people."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.api.docs_page import HEADERS, PAGE
-from vmsh_scheduler.api.json_text import JSON_TYPE
 from vmsh_scheduler.api.principal import AuthSettings
 from vmsh_scheduler.api.scopes import NOTHING, Need, required
-from vmsh_scheduler.api.surface import BODY_LIMIT, REQUEST_ID, Call, Route, Text
+from vmsh_scheduler.api.surface import BODY_LIMIT, JSON_TYPE, REQUEST_ID, Call, Route, Text
+from vmsh_scheduler.domain.json_text import encoded
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -50,7 +49,7 @@ _USER: Node = {
 def with_documents(routes: tuple[Route, ...], settings: AuthSettings, version: str) -> tuple[Route, ...]:
     """The routes, and the two that describe them all; read like any other GET (api.scopes)."""
     every: list[Route] = []
-    description = _Once(lambda: _encoded(document(tuple(every), settings, version)))
+    description = _Once(lambda: encoded(document(tuple(every), settings, version)))
 
     async def openapi(_: Call) -> Text:
         return Text(await description(), JSON_TYPE)
@@ -101,10 +100,6 @@ class _Once:
             if self._made is None:
                 self._made = await asyncio.to_thread(self._make)
             return self._made
-
-
-def _encoded(document: Node) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _schemas() -> Node:

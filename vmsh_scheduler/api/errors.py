@@ -10,9 +10,11 @@ from vmsh_scheduler.errors import (
     ConfigError,
     Denied,
     NotFound,
+    NotLeading,
     SchedulerError,
     StateUnreadable,
     StateWriteFailed,
+    StoreDown,
     Unavailable,
     Usage,
 )
@@ -23,8 +25,10 @@ KINDS: tuple[type[SchedulerError], ...] = (
     ConfigError,
     Denied,
     NotFound,
+    NotLeading,
     StateUnreadable,
     StateWriteFailed,
+    StoreDown,
     Unavailable,
     Usage,
 )
@@ -36,8 +40,10 @@ STATUS: Mapping[str, int] = {
     ConfigError.code: 422,
     Denied.code: 403,
     NotFound.code: 404,
+    NotLeading.code: 503,
     StateUnreadable.code: 503,
     StateWriteFailed.code: 503,
+    StoreDown.code: 503,
     Unavailable.code: 503,
     Usage.code: 409,
 }

@@ -12,10 +12,10 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from vmsh_scheduler.api.auth import Authenticator
-from vmsh_scheduler.api.json_text import JSON_TYPE, encoded
 from vmsh_scheduler.api.principal import AuthSettings, Principal
 from vmsh_scheduler.api.quota import Quotas
 from vmsh_scheduler.api.scopes import required
+from vmsh_scheduler.domain.json_text import encoded
 from vmsh_scheduler.errors import SchedulerError
 
 BODY_LIMIT = 1 << 20
@@ -23,6 +23,8 @@ BODY_S = 10.0
 SERVER = "vmsh-scheduler"
 """Without it the library would name itself and Python, with their versions."""
 REQUEST_ID = "X-Request-Id"
+JSON_TYPE = "application/json"
+"""Exactly so, without a charset (forge-os section 2)."""
 
 _LOG = logging.getLogger("vmsh_scheduler.api")
 _LOCAL_NAME = r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler.api.client import call
-from vmsh_scheduler.errors import Unavailable
+from vmsh_scheduler.errors import NoAnswer, Unavailable
 from vmsh_scheduler.settings import Settings, locate
 from vmsh_scheduler.sources.catalog import SettingsRequest
 
@@ -67,7 +67,7 @@ class Context:
         """The daemon's answer; without a daemon, the same made from the files on disk."""
         try:
             return call(self._socket, "GET", path, values)
-        except Unavailable:
+        except NoAnswer:
             self._refuse_shared()
             from vmsh_scheduler.disk_view import DiskView
 
@@ -75,7 +75,7 @@ class Context:
 
     def _refuse_shared(self) -> None:
         """What lies on this disk is not the truth where Redis has it. Raises Unavailable."""
-        if self.settings.sections.get("redis.url"):
+        if self.settings.is_shared:
             hint = "ask where one runs, or see `vmsh-scheduler redis check`"
             raise Unavailable("the state is in Redis and no daemon runs here", hint=hint)
 
@@ -83,7 +83,7 @@ class Context:
         """Have the daemon do it; without a daemon, take the lock and do it here."""
         try:
             return call(self._socket, "POST", path, {**values, "by": self.who})
-        except Unavailable:
+        except NoAnswer:
             from vmsh_scheduler.domain.secrets import secret_values
             from vmsh_scheduler.observe.redact import Redactor
             from vmsh_scheduler.oneshot import change

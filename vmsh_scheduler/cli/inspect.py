@@ -86,7 +86,7 @@ def history(
 
 def _findings(context: Context, job: str) -> list[str]:
     """Of the journal where it is: in Redis, or on this disk."""
-    if context.settings.sections.get("redis.url"):
+    if context.settings.is_shared:
         from vmsh_scheduler.redis_settings import options
         from vmsh_scheduler.stores.redis import admin
 

@@ -58,6 +58,6 @@ def reset(
 def _options(context: Context) -> "RedisOptions":
     from vmsh_scheduler.redis_settings import options
 
-    if not context.settings.sections["redis.url"]:
+    if not context.settings.is_shared:
         raise Usage("no Redis is configured", hint="set redis.url in scheduler.yaml, or SCHEDULER_REDIS_URL")
     return options(context.settings.sections)

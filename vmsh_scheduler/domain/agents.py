@@ -8,6 +8,8 @@ from vmsh_scheduler.domain.plan import QUEUE_FULL
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, SECOND, Millis, Next
 
+KIND = "agent"
+"""Of their documents."""
 DEFAULT_INTERVAL: Millis = 15 * SECOND
 SHORTEST: Millis = SECOND
 LONGEST: Millis = 3_660 * DAY

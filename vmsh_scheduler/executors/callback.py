@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import json
 import math
 import re
 import uuid
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 from vmsh_scheduler.domain.action import Callback
 from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.json_text import encoded
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run, Status, Trace
 from vmsh_scheduler.domain.text import printable
@@ -196,7 +196,7 @@ class CallbackExecutor:
             "agent": action.payload.get("agent"),
             "market": market,
         }
-        return _json(document)
+        return encoded(document)
 
     def _headers(self, cycle: Cycle, body: bytes) -> Mapping[str, str]:
         headers = {"Content-Type": "application/json", **cycle.headers}
@@ -215,14 +215,6 @@ def _callback(job: Job) -> Callback:
     if not isinstance(job.action, Callback):
         raise TypeError(f"job {job.id}: {type(job.action).__name__} is not a Callback")
     return job.action
-
-
-def _json(document: object) -> bytes:
-    """As JSON.stringify writes it: no spaces, UTF-8; lone surrogates make it ASCII. Raises ValueError for NaN."""
-    try:
-        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _success(action: Callback, cycle: Cycle, market: Mapping[str, object]) -> Outcome:

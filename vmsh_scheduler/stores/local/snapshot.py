@@ -73,17 +73,19 @@ class Blocks:
 
     def take(self) -> None:
         """What `pieces` gives from now on is what holds now; cheap."""
+        touched: dict[str, list[str]] = {}
         for job_id in self._touched:
             namespace, _ = place(job_id)
-            if not namespace:
+            if namespace:
+                touched.setdefault(namespace, []).append(job_id)
+            else:
                 self._taken_others[job_id] = self._states.get(job_id)
-                continue
-            known = self._members.get(namespace, ())
-            members = tuple(id for id in (known if job_id in known else (*known, job_id)) if id in self._states)
-            self._members[namespace] = members
-            self._taken[namespace] = {place(id)[1]: self._states[id] for id in members}
-            if not members:
-                del self._members[namespace]
+        for namespace, job_ids in touched.items():
+            every = dict.fromkeys((*self._members.pop(namespace, ()), *job_ids))
+            members = tuple(job_id for job_id in every if job_id in self._states)
+            self._taken[namespace] = {place(job_id)[1]: self._states[job_id] for job_id in members}
+            if members:
+                self._members[namespace] = members
         self._touched.clear()
 
     def pieces(self) -> tuple[list[bytes], list[bytes]]:

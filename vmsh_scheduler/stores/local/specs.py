@@ -12,11 +12,11 @@ from typing import TypeVar
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed
 from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.spec_rows import FORMAT, check_version, read
 
 T = TypeVar("T")
 Key = tuple[str, str]
 
-FORMAT = 1
 BUSY_TIMEOUT_S = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS specs(
@@ -33,7 +33,7 @@ class SqliteSpecs:
         """There was no file, or an empty one."""
         self._connection = connection
         self._disk = ThreadPoolExecutor(1, "specs")
-        self._specs: dict[Key, Spec] = {(spec.kind, spec.id): spec for spec in _read(connection)}
+        self._specs: dict[Key, Spec] = {(spec.kind, spec.id): spec for spec in read(connection)}
 
     def get(self, kind: str, id: str) -> Spec | None:
         return self._specs.get((kind, id))
@@ -89,23 +89,12 @@ def open_specs(directory: StateDirectory) -> SqliteSpecs:
 
 
 def _check_format(connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > FORMAT:
-        raise StateUnreadable(
-            f"the documents were written by a newer version (format {found}, this one knows {FORMAT})",
-            hint="install that version; nothing was changed",
-        )
+    check_version(connection)
     harm = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if harm != "ok":
         raise sqlite3.DatabaseError(harm)
     connection.execute(_SCHEMA)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def _read(connection: sqlite3.Connection) -> list[Spec]:
-    rows = connection.execute("SELECT kind, id, document, version, created_at, updated_at, by FROM specs").fetchall()
-    specs = [Spec(kind, id, json.loads(document), *rest) for kind, id, document, *rest in rows]
-    return sorted(specs, key=lambda spec: (spec.created_at, spec.id))
 
 
 def _save(connection: sqlite3.Connection, spec: Spec) -> bool:
