@@ -140,6 +140,11 @@ class Shared(Protocol):
     @property
     def counters(self) -> Counters: ...
 
+    @property
+    def held_back(self) -> Mapping[str, str]:
+        """By job what of it cannot be read: it must not start, and why."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -254,12 +259,14 @@ class App:
         return self.shared is None and self.store.opened.condition is Condition.LOST
 
     def everything(self, jobs: JobSet) -> dict[str, Job]:
-        return {**(self.registry.jobs() if self.registry is not None else {}), **jobs.jobs}
+        every = {**(self.registry.jobs() if self.registry is not None else {}), **jobs.jobs}
+        back = self.shared.held_back if self.shared is not None else {}
+        return {id: job for id, job in every.items() if id not in back} if back else every
 
     async def _sync(self, jobs: JobSet, *, lost: bool) -> None:
         """Files' jobs over those that the API brought."""
         if self.registry is None:
-            await self.engine.sync(jobs.jobs, jobs.config_hash[:12], lost=lost)
+            await self.engine.sync(self.everything(jobs), jobs.config_hash[:12], lost=lost)
             return
         async with self.registry.changing:
             await self.engine.sync(self.everything(jobs), jobs.config_hash[:12], lost=lost)

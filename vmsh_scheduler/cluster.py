@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.action import Callback
-from vmsh_scheduler.domain.events import Event, LeaderChanged, StateFailed, Trouble
+from vmsh_scheduler.domain.events import Event, LeaderChanged, StateFailed
 from vmsh_scheduler.domain.job import Job, Origin
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.spec import Spec
@@ -33,6 +34,8 @@ from vmsh_scheduler.registry import KIND
 from vmsh_scheduler.sources.agents import registered_job
 from vmsh_scheduler.stores.redis.scan import read_hash
 from vmsh_scheduler.stores.redis.store import RedisStore
+from vmsh_scheduler.stores.redis.values import MOST_TOLD
+from vmsh_scheduler.troubles import Troubles
 
 BEAT_S = 1.0
 LAST_WORDS: Millis = 2 * SECOND
@@ -94,7 +97,6 @@ class Cluster:
         self.terms = 0
         self.recovered = 0
         """Runs that the original had claimed and not finished."""
-        self.errors = 0
         self.collector = Collector(store.dispatch, app.clock, app.observers)
         self.leadership = Leadership(store.leases, app.clock, timing, self._term, store.leases.pttl)
         self._retire = asyncio.Event()
@@ -103,12 +105,11 @@ class Cluster:
         self._reign: asyncio.Future[None] | None = None
         self._looked_at: Millis = 0
         self._looking: asyncio.Future[None] | None = None
-        self._trouble = ""
         self._known: tuple[Mapping[str, Spec], Mapping[str, JobState]] | None = None
         """Agents and states before a term looked for them, until all of them are known to stand in the store."""
         self._losses = 0
         """Of the store, as far as the worker was told."""
-        self._told: frozenset[str] = frozenset()
+        self.troubles = Troubles(app, store, self.members, lambda: self.leadership.trouble)
         app.observers.observers.append(self._watch)
 
     @property
@@ -181,10 +182,12 @@ class Cluster:
     _shown_at: Millis = -FRESH
 
     def condition(self) -> Document:
-        return self.members.condition(self._problems())
+        return self.members.condition(self.troubles.problems())
 
     def details(self) -> Document:
-        more = {"redis": self.store.options.address, "trouble": self.leadership.trouble or self._trouble}
+        more: dict[str, object] = {"redis": self.store.options.address}
+        more |= {"trouble": self.troubles.text, "junk": self.store.junk.count}
+        more |= {"unreadable": dict(islice(self.store.harmed.items(), MOST_TOLD))}
         return {**self.condition(), **more, "queues": self.members.queues(), "members": self.members.rows()}
 
     @property
@@ -193,19 +196,7 @@ class Cluster:
 
     @property
     def connected(self) -> bool:
-        return not (self.leadership.trouble or self._trouble)
-
-    def _problems(self) -> list[str]:
-        found = []
-        if not self.connected:
-            found.append("redis_down")
-        elif self.members.leader() is None:
-            found.append("no_leader")
-        if self.members.others():
-            found.append("config_differs")
-        if self.store.identity.losses:
-            found.append("state_lost")
-        return found
+        return not self.troubles.down
 
     async def _term(self, lease: Lease, over: asyncio.Event) -> None:
         """Everything that is known is read anew; whatever cannot be written ends the term, and the next one reads."""
@@ -219,7 +210,7 @@ class Cluster:
             await self._take_over(lease)
             await self._govern(over, lock, collecting)
         except (StateWriteFailed, StoreDown) as error:
-            self._tell("term_ended", error.message)
+            self.troubles.term_ended(error)
         finally:
             self.store.follow()
             await self.app.engine.leave(0)
@@ -235,7 +226,10 @@ class Cluster:
         records = await read_hash(self.store.client, self.store.keys.agents)
         specs, states = self.store.specs, self.store.states
         timeout = cycle_timeout(self.app.settings.sections)
-        await states.apply(await import_agents(records.values(), specs, states.all(), timeout, self.app.clock.now()))
+        found = await import_agents(
+            records.values(), specs, states.all(), timeout, self.app.clock.now(), barred=self.store.harmed
+        )
+        await states.apply(found)
         self.recovered += await self.store.dispatch.recover_foreign()
 
     async def _take_over(self, lease: Lease) -> None:
@@ -249,6 +243,7 @@ class Cluster:
         if self.app.jobs is not None:
             await self.app.put_in_force(self.app.jobs, first=self.terms == 1)
         await self.collector.sweep(self._open_runs)
+        self.troubles.term_began()
 
     async def _read(self) -> None:
         """A store that lost everything gets back what this instance knew of it; its journal begins anew."""
@@ -262,7 +257,9 @@ class Cluster:
 
     async def _restore(self, specs: Mapping[str, Spec], states: Mapping[str, JobState]) -> None:
         """What runs on claims that are gone is ended at the next beat of whoever runs it; nothing starts before."""
-        self._tell("state_lost", f"{len(specs)} agents and {len(states)} states were known here and are restored")
+        self.troubles.tell(
+            "state_lost", f"{len(specs)} agents and {len(states)} states were known here and are restored"
+        )
         for spec in specs.values():
             await self.store.specs.save(replace(spec, version=1))
         await self.store.states.apply(restored(states, self.store.states.all(), self.app.clock.now()))
@@ -329,22 +326,12 @@ class Cluster:
         while not self._retire.is_set():
             try:
                 await self._beat_once()
-                self._trouble = ""
+                self.troubles.beat_done()
             except StoreDown as down:
-                self._trouble = down.message
-                self.errors += 1
-            self._say_trouble()
+                self.troubles.beat_failed(down)
+            self.troubles.say()
             self._looked_at = self.app.clock.now()
             await asyncio.sleep(BEAT_S)
-
-    def _say_trouble(self) -> None:
-        """Each reason once while it lasts, and its end."""
-        why = self.leadership.trouble or self._trouble
-        if why and why not in self._told:
-            self._tell("redis_down", why)
-        if not why and self._told:
-            self._tell("redis_back", "it answers again")
-        self._told = self._told | {why} if why else frozenset()
 
     async def _beat_once(self) -> None:
         await self.members.beat()
@@ -377,9 +364,6 @@ class Cluster:
     def _watch(self, event: Event) -> None:
         if isinstance(event, StateFailed):
             self._broken.set()
-
-    def _tell(self, what: str, why: str) -> None:
-        self.app.observers(Trouble(self.app.clock.now(), what, {"why": why}))
 
 
 async def _until(event: asyncio.Event) -> None:

@@ -96,6 +96,10 @@ class StoreDown(Unavailable):
     code = "store_down"
 
 
+class StoreRefuses(StoreDown):
+    """It answers, and will not do this: to this user, with these keys, or at this moment."""
+
+
 class NotLeading(StateWriteFailed):
     """Another instance leads, or none: only the leader writes."""
 

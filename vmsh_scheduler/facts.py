@@ -48,7 +48,7 @@ class Alone:
         return None
 
     def gauges(self) -> dict[str, float]:
-        names = ("enabled", "connected", "authoritative_queue_enabled")
+        names = ("enabled", "connected", "round_trip_ms", "authoritative_queue_enabled")
         depths = ("ready", "processing", "inflight")
         nothing = [f"redis_{name}" for name in names] + [f"redis_exec_queue_{name}_depth" for name in depths]
         return {**dict.fromkeys(nothing, 0.0), "leader_active": 1.0, "leader_fence_token": float(self._app.fence)}
@@ -104,6 +104,7 @@ class OneOfSeveral:
         return {
             "redis_enabled": 1.0,
             "redis_connected": float(self._cluster.connected),
+            "redis_round_trip_ms": float(self._cluster.members.round_trip),
             "redis_authoritative_queue_enabled": 1.0,
             "redis_exec_queue_ready_depth": float(ready),
             "redis_exec_queue_processing_depth": float(claimed),
@@ -122,5 +123,5 @@ class OneOfSeveral:
             "redis_exec_claimed_total": self._cluster.worker.claimed,
             "redis_exec_acked_total": self._cluster.worker.acked,
             "redis_exec_requeued_expired_total": self._cluster.collector.lost,
-            "redis_errors_total": self._cluster.errors,
+            "redis_errors_total": self._cluster.troubles.errors,
         }

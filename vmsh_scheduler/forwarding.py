@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 
 from vmsh_scheduler.domain.agents import Refused
+from vmsh_scheduler.domain.shape import WRONG
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.errors import NotFound, SchedulerError, StateWriteFailed, Unavailable, Usage
@@ -65,7 +66,7 @@ async def answer(control: Control, registry: Registry | None, verb: str, documen
     except SchedulerError as error:
         kind = next((kind for kind in _KINDS if isinstance(error, kind)), Unavailable)
         return {"error": kind.code, "message": error.message, "hint": error.hint}
-    except (KeyError, TypeError, ValueError) as error:
+    except WRONG as error:
         return {"error": Usage.code, "message": f"not understood: {verb}: {type(error).__name__}", "hint": ""}
 
 

@@ -1,6 +1,7 @@
 """Who else is there, and what of it a person has to know."""
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from socket import gethostname
@@ -8,10 +9,15 @@ from socket import gethostname
 from vmsh_scheduler import __version__
 from vmsh_scheduler.app import App
 from vmsh_scheduler.domain.events import Trouble
+from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.engine.worker import Worker
 from vmsh_scheduler.sources.agents import POOL as AGENTS
 from vmsh_scheduler.stores.redis.instances import Instance
 from vmsh_scheduler.stores.redis.store import RedisStore
+
+SLOW: Millis = 100
+"""A round trip above it costs so much throughput that somebody should know: a cycle waits for about ten of them."""
+SLOW_BEATS = 3
 
 Document = Mapping[str, object]
 
@@ -28,16 +34,29 @@ class Members:
         self._app = app
         self._store = store
         self._worker = worker
+        self._round_trips: deque[Millis] = deque([0] * SLOW_BEATS, maxlen=SLOW_BEATS)
         self._told: frozenset[str] = frozenset()
         self._hashed: tuple[object, str] = (None, "")
         """Of which jobs, and their hash."""
 
     async def beat(self) -> None:
         """Says that we are there, and sees who else is. Raises StoreDown."""
+        asked = self._app.clock.elapsed()
         self.instances = await self._store.instances.beat(self._me())
+        self._round_trips.append(self._app.clock.elapsed() - asked)
         self.depths = await self._store.dispatch.depths(AGENTS)
         self.commands = await self._store.dispatch.depths("")
         self._compare()
+
+    @property
+    def round_trip(self) -> Millis:
+        """How long the newest beat waited for its answer."""
+        return self._round_trips[-1]
+
+    @property
+    def slow(self) -> bool:
+        """Not one late answer, which a busy machine gives too."""
+        return min(self._round_trips) > SLOW
 
     def resize(self) -> None:
         """As the leader: as many runs are handed out as all instances together have permits for."""

@@ -1,12 +1,13 @@
 """Agents as the original scheduler keeps them in Redis: shown to its readers, and taken over where it left some."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.agents import RUNNING
 from vmsh_scheduler.domain.decision import Note
+from vmsh_scheduler.domain.shape import LATEST, WRONG
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis, Next
@@ -36,15 +37,21 @@ class Shown:
 
 
 async def import_agents(
-    records: Iterable[str], specs: Specs, states: Mapping[str, JobState], cycle: Millis, now: Millis
+    records: Iterable[str],
+    specs: Specs,
+    states: Mapping[str, JobState],
+    cycle: Millis,
+    now: Millis,
+    *,
+    barred: Container[str] = (),
 ) -> list[Change]:
     """Those that became documents, each due as it was (forge-os section 10). `cycle`: how long one may take. A record
-    that cannot be read stays where it is. Raises StateWriteFailed."""
+    that cannot be read stays where it is, as does one of a job that is `barred`. Raises StateWriteFailed."""
     changes = []
     for text in records:
         record = _record(text)
         agent = _agent(record, now)
-        if agent is not None and specs.get(KIND, agent.job_id) is None:
+        if agent is not None and agent.job_id not in barred and specs.get(KIND, agent.job_id) is None:
             spec = Spec(KIND, agent.job_id, agent.document(), 1, agent.created_at, agent.updated_at, "import")
             await specs.save(spec)
             if agent.job_id not in states:
@@ -62,14 +69,14 @@ def _state(agent: agents.Agent, record: Mapping[str, object], revision: str, now
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LATEST else 0
 
 
 def _record(text: str) -> Mapping[str, object]:
     """Empty: one of ours, or none at all."""
     try:
         record = json.loads(text)
-    except ValueError:
+    except WRONG:
         return {}
     return record if isinstance(record, Mapping) and OURS not in record else {}
 
@@ -83,7 +90,7 @@ def _agent(record: Mapping[str, object], now: Millis) -> agents.Agent | None:
             created_at=_number(record.get("createdAt")) or now,
             updated_at=_number(record.get("updatedAt")) or now,
         )
-    except (ValueError, TypeError, agents.Refused):
+    except (*WRONG, agents.Refused):
         return None
 
 

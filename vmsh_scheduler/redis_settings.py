@@ -1,5 +1,7 @@
 """What the settings of Redis mode mean together."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ if TYPE_CHECKING:  # the library is an extra, and the rest of the program needs 
 
 LEASE: Millis = 30 * SECOND
 """The least that a claimed run is given, whatever calls may take (forge-os section 1)."""
+_BALANCED = re.compile(r"[^{}]*(?:\{[^{}]+\}[^{}]*)*")
+FILES = ("redis.password_file", "redis.tls_ca", "redis.tls_cert", "redis.tls_key")
 CALLBACK_MARGIN: Millis = 5 * SECOND
 INSTALL = "the redis library is missing: install it with `pip install 'vmsh-scheduler[redis]'`"
 
@@ -71,6 +75,9 @@ def problems(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "redis.authoritative", "false would let every instance wake every agent: leave it away"
     if sections["redis.reset_on_boot"]:
         yield "redis.reset_on_boot", "stop all instances and run `vmsh-scheduler redis reset --yes` instead"
+    if not _BALANCED.fullmatch(sections["redis.prefix"]):
+        yield "redis.prefix", "has a brace that is not part of a hash tag: a word in braces, such as {vmsh}"
+    yield from _unreadable(sections)
     if sections["redis.backoff_max_ms"] < sections["redis.backoff_min_ms"]:
         yield "redis.backoff_max_ms", "is less than redis.backoff_min_ms"
     try:
@@ -91,6 +98,18 @@ def warnings(sections: Mapping[str, Any]) -> list[str]:
     if is_shared(sections) and asked > taken:
         return [f"redis.lock_renew_ms: {asked} is more than a third of the lock's life; it is renewed every {taken} ms"]
     return []
+
+
+def _unreadable(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Files that the connection would miss later, where nobody looks. A pipe is not waited for."""
+    for name in FILES:
+        try:
+            if path := _path(sections[name]):
+                os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                if path.is_dir():
+                    yield name, f"{path} is a directory"
+        except (OSError, ValueError) as error:
+            yield name, f"{path} cannot be read: {getattr(error, 'strerror', None) or 'no path has such characters'}"
 
 
 def _path(text: str) -> Path | None:

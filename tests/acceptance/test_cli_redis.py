@@ -131,6 +131,94 @@ def test_d19_reset_leaves_no_key_of_ours_and_none_that_is_not(away: Place, redis
     assert "redis reset --yes" in refused.err
 
 
+NESTED = [
+    ("forgeos:scheduler", "forgeos:scheduler:staging"),
+    ("{vmsh}", "{vmsh}:staging"),
+    ("p", "p:journal"),
+    ("p", "p:lease:u"),
+    ("p", "p:exec_lease"),
+]
+
+
+@pytest.mark.parametrize(("prefix", "below"), NESTED, ids=[below for _, below in NESTED])
+def test_reset_touches_no_deployment_whose_prefix_begins_alike(
+    cluster: Instances, away: Place, prefix: str, below: str
+) -> None:
+    """It may be called like a family of ours: then a name alone tells nothing."""
+    cluster.env = {"SCHEDULER_REDIS_PREFIX": below}
+    cluster.start("a")
+    cluster.leader()
+    cluster["a"].register(id="one", cycleIntervalMs=3_600_000)
+    cluster["a"].register(id="leader_fence", cycleIntervalMs=1_000)
+    with cluster.redis.client() as client:
+        ours = [f"{prefix}:{name}" for name in ("states", "journal:a:b/c", "reply:" + "0" * 32, "cycle_queue")]
+        for key in ours:
+            client.set(key, "{}")
+        client.hset(f"{prefix}:journal_heads", "a:b/c", "1 0")
+        ours.append(f"{prefix}:journal_heads")
+        client.set(f"{prefix}:not-known", "1")
+        settled = f"{below}:journal:_agents/anon/one"
+        settled = f"{below}:journal:_agents/user-123/leader_fence"
+        until(lambda: client.exists(settled, f"{below}:specs:agent") == 2, "what a cycle leaves")
+        lasting = {key for key in client.keys(f"{below}:*") if client.pttl(key) == -1}
+        theirs = {*lasting, f"{below}:leader_lock"}.difference(ours)
+        assert len(theirs) > 8
+        done = away.cli("redis", "reset", "--yes", "--json", env={"SCHEDULER_REDIS_PREFIX": prefix}).ok().json
+        assert done["keys"] == len(ours)
+        assert done["left"] >= len(theirs) + 1
+        assert client.exists(*ours) == 0
+        assert theirs <= set(client.keys(f"{below}:*"))
+        assert client.exists(f"{prefix}:not-known") == 1
+    assert cluster.condition("a")["problems"] == []
+    said = away.cli("redis", "reset", "--yes", env={"SCHEDULER_REDIS_PREFIX": prefix}).ok().out
+    assert "not of this prefix, and stay" in said
+
+
+def test_a_lock_without_an_end_is_a_finding_and_both_say_how_to_get_out(away: Place, redis: RedisServer) -> None:
+    lock = "forgeos:scheduler:leader_lock"
+    with redis.client() as client:
+        client.set(lock, "a:1|7|a", px=60_000)
+        assert away.cli("redis", "check", "--json").ok().json["findings"] == []
+        client.persist(lock)
+        check, reset = away.cli("redis", "check", "--json"), away.cli("redis", "reset", "--yes")
+        assert (check.code, reset.code) == (1, 75)
+        (finding,) = check.json["findings"]
+        assert f"redis-cli DEL {lock}" in finding
+        assert finding in reset.err
+        client.delete(lock)
+    away.cli("redis", "check").ok()
+    away.cli("redis", "reset", "--yes").ok()
+
+
+def test_settings_of_redis_that_cannot_be_are_refused_by_their_names(away: Place, redis: RedisServer) -> None:
+    here = f"redis://:canary-redis-0003@127.0.0.1:{redis.port}"
+    absent = str(away.root / "absent")
+    for variable, value, why in (
+        ("SCHEDULER_REDIS_URL", f"{here}/-1", "the database in the Redis URL is no number from 0 up"),
+        ("SCHEDULER_REDIS_URL", f"{here}/99999999999", "the database in the Redis URL is no number from 0 up"),
+        ("SCHEDULER_REDIS_URL", "redis://:canary-redis-0003@ho st", "white space or a control character"),
+        ("SCHEDULER_REDIS_URL", "redis://:canary-redis-0003@h%00", "white space or a control character"),
+        ("SCHEDULER_REDIS_PREFIX", "{", "a word in braces"),
+        ("SCHEDULER_REDIS_PREFIX", "{}vmsh", "a word in braces"),
+        ("SCHEDULER_REDIS_PREFIX", "vmsh}{x", "a word in braces"),
+    ):
+        for words in (("validate-config",), ("run",), ("redis", "check")):
+            done = away.cli(*words, env={variable: value})
+            assert (done.code, "Traceback" in done.err) == (78, False), (words, done)
+            assert f"{variable}: " in done.err + done.out, (words, done)
+            assert why in done.err + done.out
+            assert "canary-redis-0003" not in done.err + done.out
+    away.cli("validate-config", env={"SCHEDULER_REDIS_PREFIX": "{vmsh}:a{b}"}).ok()
+    for name in ("password_file", "tls_ca", "tls_cert", "tls_key"):
+        away.write("config/scheduler.yaml", f"redis:\n  {name}: {absent}\n")
+        for words in (("validate-config",), ("run",)):
+            done = away.cli(*words)
+            assert done.code == 78, (words, done)
+            assert f"redis.{name}: {absent} cannot be read: No such file or directory" in done.err + done.out
+    away.write("config/scheduler.yaml", f"redis:\n  password_file: {away.root}\n")
+    assert "is a directory" in away.cli("validate-config").err
+
+
 @pytest.mark.parametrize(
     "words",
     [("status",), ("next",), ("why", "ns/fast"), ("history",), ("tick",), ("pause", "ns/fast"), ("trigger", "ns/fast")],

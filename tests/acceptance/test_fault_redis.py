@@ -191,21 +191,22 @@ class TestD3:
     def test_d3_agents_that_could_not_be_restored_are_in_the_next_term(
         self, cluster: Instances, consumer: Stub
     ) -> None:
-        """Redis refuses to count on past 2^63."""
+        """A key of another type stands where a journal goes."""
         cluster.redis.start()
         cluster.start("a")
         cluster.leader()
-        api, version = cluster["a"], "forgeos:scheduler:specs_version"
+        api, journal = cluster["a"], "forgeos:scheduler:journal:_agents/user-123/one"
         api.register(id="one", cycleIntervalMs=1_000, callbackUrl=consumer.url)
         until(lambda: consumer.received, "a cycle")
         with cluster.redis.client() as client:
             with client.pipeline() as both:
                 both.flushall()
-                both.set(version, str(2**63 - 1))
+                both.set(journal, "x")
                 both.execute()
-            until(lambda: "cannot be stored" in api.daemon.text(), "a term that ends")
+            api.daemon.wait_line("trouble", what="state_lost")
+            until(lambda: "redis_refuses" in cluster.condition("a")["problems"], "the problem")
             assert api.daemon.alive
-            client.delete(version, "forgeos:scheduler:specs:agent")
+            client.delete(journal)
         cluster.leader()
         before = len(consumer.received)
         until(lambda: len(consumer.received) > before, "cycles")

@@ -1,12 +1,13 @@
 """Ways to reach a Redis, at booted daemons: TLS, users, password files, sockets, Sentinels; and no secret is shown."""
 
+import re
 from pathlib import Path
 
 from tests.integration.test_callback_tls import certificate
 from tests.integration.test_redis_faults import watching
 from tests.support.daemon import until
 from tests.support.forge import Stub
-from tests.support.forwarder import secured
+from tests.support.forwarder import forwarding, secured
 from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, serving
 
@@ -126,3 +127,26 @@ def test_a_wrong_password_is_named_and_not_shown(cluster: Instances) -> None:
     assert SECRET not in said
     assert "refuses this user" not in str(cluster["a"].get("/health")), "everybody reads it"
     cluster["a"].daemon.stop()
+
+
+def test_a_redis_that_answers_late_is_told_of(cluster: Instances, consumer: Stub) -> None:
+    """Everything works, and takes longer."""
+    with forwarding(cluster.redis.port) as front:
+        cluster.env = {"SCHEDULER_REDIS_URL": f"redis://127.0.0.1:{front.port}/0"}
+        cluster.start("a")
+        cluster.leader()
+        cluster["a"].register(id="one", cycleIntervalMs=1_000, callbackUrl=consumer.url)
+        until(lambda: consumer.received, "a cycle")
+        assert "redis_slow" not in cluster.condition("a")["problems"]
+        front.late_s = 0.15
+        until(lambda: cluster.condition("a")["problems"] == ["redis_slow"], "a word of it")
+        assert cluster["a"].get("/health")["status"] == "degraded"
+        assert cluster["a"].daemon.wait_line("trouble", what="redis_slow")["why"].startswith("its answers take more")
+        text = cluster["a"].ask("GET", "/metrics").body.decode()
+        (late,) = re.findall(r"^forgeos_scheduler_redis_round_trip_ms ([0-9.]+)$", text, re.MULTILINE)
+        assert float(late) >= 150
+        before = len(consumer.received)
+        until(lambda: len(consumer.received) > before, "a cycle all the same")
+        front.late_s = 0.0
+        until(lambda: not cluster.condition("a")["problems"], "the end of it")
+        assert cluster["a"].daemon.wait_line("trouble", what="redis_fast")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.redis_keys import SharedRedis
 from vmsh_scheduler.domain.spec import Spec
-from vmsh_scheduler.errors import StateUnreadable
+from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed
 from vmsh_scheduler.ports import Specs
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.specs import SqliteSpecs, open_specs
@@ -154,12 +154,20 @@ async def test_a_lost_picture_is_read_again_in_whole(shared_redis: SharedRedis) 
         assert await two.refresh() == {("agent", "a"), ("agent", "c")}
 
 
-async def test_a_document_that_cannot_be_read_is_named(shared_redis: SharedRedis) -> None:
+async def test_a_document_that_cannot_be_read_is_named_and_left_alone(shared_redis: SharedRedis) -> None:
     async with shared_redis.client() as client:
         await client.hset(shared_redis.keys.specs("agent"), "u/a", "{")
         await client.incr(shared_redis.keys.specs_version)
-        with pytest.raises(StateUnreadable, match="u/a"):
-            await RedisSpecs(client, shared_redis.keys).refresh()
+        specs = RedisSpecs(client, shared_redis.keys)
+        await specs.save(replace(FIRST, id="u/b"))
+        await specs.refresh()
+        assert specs.harmed == {
+            "u/a": f"the field 'u/a' of {shared_redis.keys.specs('agent')} cannot be read: it is not JSON"
+        }
+        assert list(specs.all("agent")) == ["u/b"]
+        with pytest.raises(StateWriteFailed, match="u/a"):
+            await specs.save(replace(FIRST, id="u/a"))
+        assert await client.hget(shared_redis.keys.specs("agent"), "u/a") == "{"
 
 
 async def test_instances_are_woken_by_a_change(shared_redis: SharedRedis) -> None:

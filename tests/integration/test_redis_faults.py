@@ -626,6 +626,15 @@ async def test_a_changed_password_needs_no_restart(tmp_path: Path) -> None:
         f"redis://:{SECRET}@h:port/0",
         f"redis://:{SECRET}@h/zero",
         f"redis://:{SECRET}@h/0?socket_timeout=1000",
+        f"redis://:{SECRET}@h/-1",
+        f"redis://:{SECRET}@h/999999999999",
+        f"redis://:{SECRET}@h/0?db=-1",
+        f"unix://:{SECRET}@/tmp/redis.sock?db=-1",
+        f"redis+sentinel://:{SECRET}@h/s/-1",
+        f"redis://:{SECRET}@ho st",
+        f"redis://:{SECRET}@h%00",
+        f"redis://:{SECRET}@h\n",
+        f"redis+sentinel://:{SECRET}@g,ho st/s",
     ],
 )
 def test_a_url_that_cannot_be_understood_is_refused_and_not_quoted(url: str) -> None:

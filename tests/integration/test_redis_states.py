@@ -14,7 +14,7 @@ from tests.support.redis_keys import SharedRedis, tidy
 from tests.support.redis_server import RedisServer, serving
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.state import JobState, Pause
-from vmsh_scheduler.errors import StateUnreadable
+from vmsh_scheduler.errors import StateUnreadable, StoreDown
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.redis.batch import GONE_FOR
 from vmsh_scheduler.stores.redis.connect import Client
@@ -100,6 +100,7 @@ async def test_old_rows_go_and_the_chain_still_verifies(
         ("edit", "row 5 was edited"),
         ("move in time", "row 5 is filed under another time"),
         ("garble the head", "cannot be read"),
+        ("add one", "the chain ends at row 11"),
     ],
 )
 async def test_a_journal_that_was_tampered_with_is_found_out(
@@ -112,6 +113,8 @@ async def test_a_journal_that_was_tampered_with_is_found_out(
         await client.hset(shared.keys.journal_heads, JOB, "x")
     elif harm == "forget all":
         await client.delete(stream)
+    elif harm == "add one":
+        await client.xadd(stream, rows[9][1], id="11-0")
     elif harm.startswith("cut"):
         gone = {"cut the middle": rows[4:5], "cut the end": rows[9:], "cut the beginning": rows[:3]}[harm]
         await client.xdel(stream, *(id for id, _ in gone))
@@ -122,6 +125,23 @@ async def test_a_journal_that_was_tampered_with_is_found_out(
             await client.xadd(stream, fields | changed if n == 4 else fields, id=id)
     assert any(found in line for line in journal.verify())
     assert any(found in line for line in journal.verify(JOB))
+
+
+@pytest.mark.parametrize("rows", [50, 600], ids=["one part", "several parts"])
+async def test_a_journal_that_is_written_meanwhile_is_no_damaged_one(
+    client: Client, shared: SharedRedis, journal: RedisJournal, rows: int
+) -> None:
+    states = await leading(client, shared, rows=rows)
+    await write(states, 1, rows)
+    loop = asyncio.get_running_loop()
+    looking = loop.run_in_executor(None, lambda: [journal.verify() for _ in range(60)])
+    written = rows
+    while not looking.done():
+        await write(states, written + 1, written + 20)
+        written += 20
+    assert [lines for lines in await looking if lines] == []
+    assert written > 2 * rows  # so that rows went meanwhile
+    assert journal.verify() == []
 
 
 async def test_rows_of_a_job_that_is_gone_run_out(client: Client, shared: SharedRedis, journal: RedisJournal) -> None:
@@ -174,10 +194,65 @@ async def test_agents_read_as_the_original_writes_them(client: Client, shared: S
     assert await client.exists(agents, schedule) == 0
 
 
-async def test_states_that_cannot_be_read_are_named(client: Client, shared: SharedRedis) -> None:
-    await client.hset(shared.keys.states, JOB, '{"runs": 7}')
-    with pytest.raises(StateUnreadable, match=JOB):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "junk",
+        "[]",
+        '{"runs": 7}',
+        '{"runs": ["x"]}',
+        '{"upcoming": [1e999, 1]}',
+        '{"upcoming": ["1"]}',
+        '{"level": "x"}',
+        '{"slot": 10000000000000000000000}',
+        "[" * 100_000,
+    ],
+)
+async def test_a_state_that_cannot_be_read_is_named_and_left_alone(
+    client: Client, shared: SharedRedis, text: str
+) -> None:
+    await client.hset(shared.keys.states, mapping={JOB: text, "other": "{}"})
+    states = await leading(client, shared)
+    assert states.all() == {"other": JobState()}
+    assert states.harmed.keys() == {JOB}
+    assert states.harmed[JOB].startswith(f"the field {JOB!r} of {shared.keys.states} cannot be read: ")
+    await states.apply([Change("other", JobState(level=1))])
+    assert await client.hget(shared.keys.states, JOB) == text
+    await states.apply([Change(JOB, JobState(level=2))])
+    assert states.harmed == {}
+
+
+@pytest.mark.parametrize("which", ["journal_heads", "journal_base"])
+async def test_a_chain_that_cannot_be_continued_bars_its_job(client: Client, shared: SharedRedis, which: str) -> None:
+    first = await leading(client, shared)
+    await first.apply([Change(JOB, JobState(level=1)), Change("other", JobState(level=1))])
+    await client.hset(getattr(shared.keys, which), JOB, "junk")
+    states = await leading(client, shared)
+    assert states.all().keys() == {"other"}
+    assert states.barred == states.harmed.keys() == {JOB}
+
+
+async def test_a_chain_of_no_job_that_cannot_be_read_is_named(client: Client, shared: SharedRedis) -> None:
+    """Nothing could be held back for it: the program's own notes go there."""
+    await client.hset(shared.keys.journal_heads, "", "junk")
+    with pytest.raises(StateUnreadable, match=f"the field '' of {shared.keys.journal_heads} cannot be read"):
         await leading(client, shared)
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.0", "007", "1e3", "99999999999999999999"])
+async def test_a_count_of_writes_that_is_none_is_named_with_the_way_out(
+    client: Client, shared: SharedRedis, text: str
+) -> None:
+    states = await leading(client, shared)
+    await states.apply([Change(JOB, JobState(level=1))])
+    await client.hset(shared.keys.meta, "writes", text)
+    with pytest.raises(StoreDown, match=f"field writes of {shared.keys.meta} holds '{text}'") as caught:
+        await RedisStates(client, shared.keys, FixedClock()).load()
+    assert f"HSET {shared.keys.meta} writes $(date" in str(caught.value)
+    await client.hset(shared.keys.meta, "writes", int(time.time()))
+    again = await leading(client, shared)
+    await again.apply([Change(JOB, JobState(level=2))])
+    assert (await leading(client, shared)).all() == {JOB: JobState(level=2)}
 
 
 async def test_many_states_are_read_in_parts(client: Client, shared: SharedRedis) -> None:

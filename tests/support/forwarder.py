@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ class Forwarder:
 
     def __init__(self, target: int) -> None:
         self.target = target
+        self.late_s = 0.0
+        """What is said from there arrives so much later."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -54,18 +57,20 @@ class Forwarder:
                     continue
                 there.settimeout(None)
                 self._open += [here, there]
-                self._begin(_pump, here, there)
-                self._begin(_pump, there, here)
+                self._begin(self._pump, here, there)
+                self._begin(self._pump, there, here)
 
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(SOME):
-            sink.sendall(data)
-    for sock in (source, sink):
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-    source.close()
+            there = source.getpeername()[1] == self.target
+            while data := source.recv(SOME):
+                if there and self.late_s:
+                    time.sleep(self.late_s)
+                sink.sendall(data)
+        for sock in (source, sink):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Really: agents, states and history are gone.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Forget everything under the prefix, with every daemon stopped. The fence stays, so that it never falls."""
+    """Forget everything of this prefix, with every daemon stopped. The fence stays, so that it never falls."""
     options = _options(ctx.obj)
     from vmsh_scheduler.stores.redis import admin
 
@@ -48,11 +48,13 @@ def reset(
             f"this forgets every agent, state and history under {options.prefix} at {options.address}",
             hint="say so with --yes",
         )
-    gone = admin.reset(options)
+    gone, left = admin.reset(options)
     if json:
-        as_json({"keys": gone})
-    else:
-        typer.echo(f"{gone} keys are gone")
+        as_json({"keys": gone, "left": left})
+        return
+    typer.echo(f"{gone} keys are gone")
+    if left:
+        typer.echo(f"{left} keys whose names begin alike are not of this prefix, and stay")
 
 
 def _options(context: Context) -> "RedisOptions":

@@ -289,12 +289,17 @@ class Engine:
         return started
 
     async def _decide(self, ids: Sequence[str], now: Millis) -> None:
+        """Where nothing starts only words are written: those of all jobs together, for the store may be far away."""
+        told: list[Coroutine[None, None, None]] = []
         for job_id in ids:
             job = self.board.jobs.get(job_id)
             if job is not None:
-                await self._decide_one(job, now)
+                told += await self._decide_one(job, now)
+        if told:
+            await asyncio.gather(*told)
 
-    async def _decide_one(self, job: Job, now: Millis) -> None:
+    async def _decide_one(self, job: Job, now: Millis) -> list[Coroutine[None, None, None]]:
+        """What is left to do, unless a slot opens: whether there is room for the next depends on that."""
         queued = job.id in self.board.waiting
         state = self.board.state(job.id)
         step = plan.decide(job, state, now, queued=queued)
@@ -302,15 +307,22 @@ class Engine:
         if step.start and await self.turnstile.is_full(job):
             step, notes = plan.turned_away(step, now), (Note("queue_full", now, job.id, {"slot": step.state.slot}),)
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
-        told = step.decisions or notes or step.state.pause is not state.pause
-        change = Change(job.id, step.state, step.decisions, notes=notes)
-        if told and not await self.board.commit_over(change, durable=False):
+        told = bool(step.decisions or notes) or step.state.pause is not state.pause
+        change = Change(job.id, step.state, step.decisions, notes=notes) if told else None
+        work = self._carry_out(job, change, step.state if step.start else None, now)
+        if told and not step.start:
+            return [work]
+        await work
+        return []
+
+    async def _carry_out(self, job: Job, change: Change | None, opened: JobState | None, now: Millis) -> None:
+        if change is not None and not await self.board.commit_over(change, durable=False):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
-        if notes:
+        if change is not None and change.notes:
             self.observer(TurnedAway(now, job))
-        if step.start:
-            await self.board.release(job, step.state)
+        if opened is not None:
+            await self.board.release(job, opened)
         await self.board.reschedule(job.id)
 
     async def _pump(self) -> int:

@@ -8,9 +8,11 @@ from vmsh_scheduler.domain.codec import run_from_json, run_to_json
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Outcome, Run, Status
+from vmsh_scheduler.domain.shape import HIGHEST_FENCE, LATEST, WRONG, fitting
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.ports import Claim
 
+_RUN = fitting(Run)
 INSTANCE = "instance"
 """Label that a callback's job has here: who enqueued its run (forge-os section 7)."""
 HANDED_BACK = Outcome(
@@ -51,8 +53,8 @@ def errand_of(claim: Claim, job: Job | None, now: Millis) -> Errand | Outcome:
     if job is None or job.revision != body.get("revision"):
         return HANDED_BACK
     try:
-        run = run_from_json(body["run"])  # type: ignore[arg-type]  # whatever is wrong with it is caught
-    except (KeyError, TypeError, ValueError):
+        run: Run = _RUN(run_from_json(body["run"]))  # type: ignore[arg-type]  # whatever is wrong with it is caught
+    except WRONG:
         return NOT_UNDERSTOOD
     run = replace(run, fence=max(run.fence, claim.fence), deadline=now + job.policy.timeout)
     return Errand(_enqueued_by(job, str(body.get("instanceId") or "")), run)
@@ -69,10 +71,10 @@ def _foreign(claim: Claim, job: Job, now: Millis) -> Run:
     """A task of the original's: its slot is when it was enqueued, so that it has one key however often it is tried."""
     task = claim.task.body["foreign"]
     task = task if isinstance(task, Mapping) else {}
-    slot, fence = (_number(task.get(name)) for name in ("enqueuedAt", "leaderFenceToken"))
+    slot, fence = _number(task.get("enqueuedAt"), LATEST), _number(task.get("leaderFenceToken"), HIGHEST_FENCE)
     deadline = now + job.policy.timeout
     return Run(claim.task.id, job.id, slot or now, Cause.CATCH_UP, 1, max(fence, claim.fence), now, deadline)
 
 
-def _number(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _number(value: object, most: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most else 0

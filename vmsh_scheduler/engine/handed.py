@@ -8,14 +8,17 @@ from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run, Status, Trace
+from vmsh_scheduler.domain.shape import WRONG, fitting
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.carry import RESOURCES
+from vmsh_scheduler.engine.round_trips import at_once
 from vmsh_scheduler.errors import NotLeading, StoreDown
 from vmsh_scheduler.ports import Clock, Dispatch, Executor, Observer, Place, Task
 
 LOOK: Millis = SECOND
 """The longest between two looks for outcomes, and how often lost claims are looked for."""
 
+_OUTCOME = fitting(Outcome)
 BodyOf = Callable[[Job, Run], Mapping[str, object]]
 NOT_READ = Outcome(
     Status.FAILED, ErrorClass.VALIDATION, "bad_outcome", "what the worker sent cannot be read: another version wrote it"
@@ -132,10 +135,7 @@ class Collector:
 
     async def _look(self, now: Millis) -> None:
         await self._resolve_doubts()
-        await self._push()
-        if now >= self._lost_at:
-            self.lost += len(await self.dispatch.lost())
-            self._lost_at = now + LOOK
+        await at_once(self._push(), self._find_lost(now))
         if self._hurried and self._waiting:
             await self.dispatch.withdraw(list(self._waiting))
         await self._collect()
@@ -143,6 +143,11 @@ class Collector:
             gone = list(self._forgotten)
             await self.dispatch.forget(gone)
             del self._forgotten[: len(gone)]
+
+    async def _find_lost(self, now: Millis) -> None:
+        if now >= self._lost_at:
+            self.lost += len(await self.dispatch.lost())
+            self._lost_at = now + LOOK
 
     async def _resolve_doubts(self) -> None:
         """Before anything else: they must not run as well. What is not claimed ends with code `resources`, whether it
@@ -260,9 +265,10 @@ def _recovery(place: Place, outcome: Outcome | None) -> Recovery:
 
 def _outcome_of(document: Mapping[str, object]) -> Outcome:
     try:
-        return outcome_from_json(document)
-    except (KeyError, TypeError, ValueError):
+        found: Outcome = _OUTCOME(outcome_from_json(document))
+    except WRONG:
         return NOT_READ
+    return found
 
 
 def _owner(job: Job) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from vmsh_scheduler.domain.trigger import SECOND, Millis
-from vmsh_scheduler.errors import StoreDown
+from vmsh_scheduler.errors import StoreDown, StoreRefuses
 from vmsh_scheduler.ports import Clock, Lease, Leases
 
 LOCK = "scheduler"
@@ -65,15 +65,16 @@ class Leadership:
             if self._clock.elapsed() - began >= self.timing.ttl:
                 again = self.timing.wait_min
                 continue
-            await _pause(again, stop)  # whatever ended so short a term will end the next one too
-            again = min(again * 2, self.timing.wait_max)
+            # Whatever ended so short a term will end the next one too, also where some of its writes went through.
+            await _pause(again, stop)
+            again = min(again * 2, max(self.timing.wait_max, self.timing.ttl))
 
     async def _acquire(self) -> Lease | None:
         asked = self._clock.elapsed()
         try:
             lease = await self._leases.acquire(LOCK)
         except StoreDown as down:
-            self.trouble = down.message
+            self._unanswered(down)
             return None
         self._answered()
         self._until = asked + self.timing.ttl
@@ -130,11 +131,18 @@ class Leadership:
             async with asyncio.timeout(left / SECOND):
                 renewed = await self._leases.renew(lease)
         except (StoreDown, TimeoutError) as down:
-            self.trouble = str(down) or "the lock was not renewed in time"
+            self._unanswered(down)
             return None
         self._answered()
         self.renewed_at = self._clock.now()
         return renewed
+
+    def _unanswered(self, down: StoreDown | TimeoutError) -> None:
+        """A refusal is an answer: somebody is there."""
+        if isinstance(down, StoreRefuses):
+            self._answered()
+        else:
+            self.trouble = str(down) or "the lock was not renewed in time"
 
     def _answered(self) -> None:
         self.trouble = ""

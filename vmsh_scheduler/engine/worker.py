@@ -1,7 +1,7 @@
 """Works off what the leader hands out: claims as permits are free, carries out, keeps its claims, says how it ended."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmsh_scheduler.domain.action import Action
@@ -9,6 +9,7 @@ from vmsh_scheduler.domain.codec import outcome_to_json
 from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Outcome
+from vmsh_scheduler.domain.shape import WRONG
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.engine.errand import HANDED_BACK, NOT_UNDERSTOOD, Errand, errand_of
 from vmsh_scheduler.errors import StoreDown
@@ -228,15 +229,30 @@ class Worker:
         if now >= self._look_at:
             self._look_at = now + LOOK
             self._empty.clear()
-        for pool in self.pools:
-            while pool not in self._empty and (free := self._free(pool)) > 0 and not self.stopping:
-                limit = min(free, CLAIMED_AT_ONCE)
-                self._empty.add(pool)  # before asking: a word that comes meanwhile takes it out again
-                claims = await self.dispatch.claim(pool, limit, self._lease)
-                if len(claims) >= limit:
-                    self._empty.discard(pool)
-                for claim in claims:
-                    self._take(claim)
+        while not self.stopping and (wanted := self._wanted()):
+            self._empty.update(wanted)  # before asking: a word that comes meanwhile takes it out again
+            asked = [self.dispatch.claim(pool, limit, self._lease) for pool, limit in wanted.items()]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            self._took(wanted, answers)
+
+    def _wanted(self) -> dict[str, int]:
+        """How many each pool would take now, of those that may have some."""
+        free = {pool: self._free(pool) for pool in self.pools if pool not in self._empty}
+        return {pool: min(count, CLAIMED_AT_ONCE) for pool, count in free.items() if count > 0}
+
+    def _took(self, wanted: Mapping[str, int], answers: Iterable[Sequence[Claim] | BaseException]) -> None:
+        """What one pool was given is kept, whatever another one raised; then that is raised."""
+        failed: BaseException | None = None
+        for (pool, limit), claims in zip(wanted.items(), answers, strict=True):
+            if isinstance(claims, BaseException):
+                failed = claims
+                continue
+            if len(claims) >= limit:
+                self._empty.discard(pool)
+            for claim in claims:
+                self._take(claim)
+        if failed is not None:
+            raise failed
 
     def _free(self, pool: str) -> int:
         return self.pools[pool] - self.load(pool)[1]
@@ -260,7 +276,7 @@ class Worker:
     def _errand(self, claim: Claim) -> Errand | Outcome:
         try:
             job = self._find_job(claim)
-        except (KeyError, TypeError, ValueError):  # what came with it is of another version: no reason to stop working
+        except WRONG:  # what came with it is of another version, or nobody's: no reason to stop working
             return NOT_UNDERSTOOD
         return errand_of(claim, job, self._clock.now())
 

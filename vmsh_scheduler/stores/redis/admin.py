@@ -2,21 +2,26 @@
 
 import time
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from redis import exceptions
 
 from vmsh_scheduler.errors import Busy
+from vmsh_scheduler.stores.redis import findings
 from vmsh_scheduler.stores.redis.connect import RedisOptions, SyncClient, connect_sync, guarding
 from vmsh_scheduler.stores.redis.instances import living
 from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
 from vmsh_scheduler.stores.redis.scripts import Script
+from vmsh_scheduler.stores.redis.values import shown
+from vmsh_scheduler.stores.redis.wipe import Wiped, wipe
 
 OLDEST = (6, 2)
 SKEW_MS = 1_000
 """Clocks that are further apart make times in the journal hard to compare; leases do not depend on them."""
-SOME = 500
+WITHOUT_END = -1
+"""What PTTL says of a key without a time to live."""
 RESET_TTL_MS = 60_000
 
 _ACQUIRE, _RELEASE = Script("lease_acquire"), Script("lease_release")
@@ -29,6 +34,9 @@ def check(options: RedisOptions) -> dict[str, Any]:
         asked = time.time()
         seconds, micros = client.time()
         info: Mapping[str, Any] = client.info()
+        fence, wrong = findings.fence(client, keys)
+        rows, silent = living(_texts(client.hgetall(keys.instances)), seconds * 1000)
+        wrong += [*findings.instances(silent, keys), *findings.unreadable(client, keys)]
         offset = round((seconds + micros / 1e6 - (asked + time.time()) / 2) * 1000)
         view = {
             "address": options.address,
@@ -39,13 +47,13 @@ def check(options: RedisOptions) -> dict[str, Any]:
             "eviction": _eviction(client),
             "clock_offset_ms": offset,
             "leader": _leader(client, keys),
-            "fence": int(client.get(keys.leader_fence) or 0),
-            "instances": living(_texts(client.hgetall(keys.instances)), seconds * 1000),
+            "fence": fence,
+            "instances": rows,
             "jobs": client.hlen(keys.states),
             "agents": client.hlen(keys.specs("agent")),
             "queues": {name: _depths(client, keys, pool) for name, pool in (("agents", AGENTS), ("commands", ""))},
         }
-    return {**view, "findings": _findings(view)}
+    return {**view, "findings": [*_findings(view), *wrong]}
 
 
 def verify_journal(options: RedisOptions, job: str = "") -> list[str]:
@@ -55,32 +63,30 @@ def verify_journal(options: RedisOptions, job: str = "") -> list[str]:
         return RedisJournal(client, Keys(options.prefix)).verify(job)
 
 
-def reset(options: RedisOptions) -> int:
-    """Everything under the prefix goes but the fence, which never falls; how many keys. Raises Busy while anybody
-    leads, StoreDown."""
+def reset(options: RedisOptions) -> Wiped:
+    """Everything of this deployment goes but the fence, which never falls. Raises Busy while anybody leads."""
     client, keys = connect_sync(options), Keys(options.prefix)
     with guarding(), client:
         mine, value = client.eval(
             _ACQUIRE.text, 2, keys.leader_lock, keys.leader_fence, "reset:0", "reset", 0, RESET_TTL_MS
         )
         if not mine:
-            raise Busy(f"an instance leads ({_name(value)})", hint="stop every daemon of this prefix first")
+            hint = "stop every daemon of this prefix first"
+            if client.pttl(keys.leader_lock) == WITHOUT_END:
+                hint = _endless(keys.leader_lock)
+            raise Busy(f"an instance leads ({_name(value)})", hint=hint)
         try:
-            return _forget_all(client, keys)
+            return wipe(client, keys, (keys.leader_fence, keys.leader_lock))
         finally:
             client.eval(_RELEASE.text, 1, keys.leader_lock, value)
 
 
-def _forget_all(client: SyncClient, keys: Keys) -> int:
-    kept, gone = {keys.leader_fence, keys.leader_lock}, 0
-    pattern = "".join(f"\\{char}" if char in "*?[]\\" else char for char in keys.named("")) + "*"
-    batch: list[str] = []
-    for key in client.scan_iter(pattern, count=SOME):
-        if key not in kept:
-            batch.append(key)
-        if len(batch) >= SOME:
-            gone, batch = gone + int(client.unlink(*batch)), []
-    return gone + (int(client.unlink(*batch)) if batch else 0)
+def _endless(lock: str) -> str:
+    """A leader that lives gives its lock an end again with every renewal."""
+    return (
+        f"{lock} has no time to live, so it never runs out and nobody is elected; unless a daemon leads at this "
+        f"moment, remove it: redis-cli DEL {quote(lock)}"
+    )
 
 
 def _eviction(client: SyncClient) -> str:
@@ -126,6 +132,10 @@ def _findings(view: Mapping[str, Any]) -> list[str]:
         found.append("this server is a replica: redis.url has to name the primary, or Sentinels")
     if abs(view["clock_offset_ms"]) > SKEW_MS:
         found.append(f"the clock of Redis is {view['clock_offset_ms']} ms off this machine's")
+    if view["leader"] is not None and view["leader"]["until_ms"] == WITHOUT_END:
+        found.append(_endless(Keys(view["prefix"]).leader_lock))
+    twice = [shown(instance["id"]) for instance in view["instances"] if instance["shared_id"]]
+    found += [f"several processes say that they are {id}: each needs its own SCHEDULER_INSTANCE_ID" for id in twice]
     if len({instance["config"] for instance in view["instances"]}) > 1:
         found.append("the instances' configurations differ: only the leader's jobs are scheduled")
     return found

@@ -1,10 +1,7 @@
 """Clients of Redis: options, one way to connect, and every failure of the library as StoreDown in plain words."""
 
 import asyncio
-import errno
-import re
-import socket
-import ssl
+import codecs
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,14 +14,14 @@ import redis.asyncio
 from redis import exceptions
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
+from redis.sentinel import Sentinel
 
-from vmsh_scheduler.errors import ConfigError, NotLeading, StoreDown
+from vmsh_scheduler.errors import ConfigError, NotLeading, StoreDown, StoreRefuses
+from vmsh_scheduler.stores.redis.replies import reason, refuses
 
 T = TypeVar("T")
 Client = redis.asyncio.Redis
@@ -34,7 +31,12 @@ CONNECTIONS = 32
 """Of one client at once; a command waits for a free one no longer than for its answer."""
 PORT = 6379
 SENTINEL_PORT = 26379
+LAST_DATABASE = 2**31 - 2
+"""That any server could have; usually it has 16."""
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+ANY_BYTES = "vmsh-any-bytes"
+"""Error handler: names may hold lone surrogates, and come back as they were sent; bytes that are not even those are
+lone surrogates too, so that one bad value is no lost connection (stores.redis.values tells it)."""
 NOT_LEADING = "NOTLEADING"
 """What a script's refusal begins with when the lock is not the caller's."""
 
@@ -186,8 +188,18 @@ def guarding() -> Iterator[None]:
     except (exceptions.RedisError, OSError, UnicodeError) as error:
         if str(error).startswith(NOT_LEADING):
             raise NotLeading("another instance leads, or none: the lock is not this one's") from error
-        what, hint = _reason(error)
-        raise StoreDown(what, hint=hint) from error
+        what, hint = reason(error)
+        raise (StoreRefuses if refuses(error) else StoreDown)(what, hint=hint) from error
+
+
+def _any_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeDecodeError:
+        return codecs.lookup_error("surrogateescape")(error)
+
+
+codecs.register_error(ANY_BYTES, _any_bytes)
 
 
 def _host(target: _Target) -> dict[str, Any]:
@@ -200,7 +212,7 @@ def _words(options: RedisOptions, target: _Target) -> dict[str, Any]:
         "socket_connect_timeout": options.connect_timeout_ms / 1000,
         "socket_timeout": options.command_timeout_ms / 1000,
         "decode_responses": True,
-        "encoding_errors": "surrogatepass",  # names may hold lone surrogates; they come back as they were sent
+        "encoding_errors": ANY_BYTES,
         "protocol": 2,  # what every server speaks that calls itself one
     }
     username = options.username or target.username
@@ -229,7 +241,7 @@ def _target(url: str) -> _Target:
             return _Target((), unquote(parts.path), db=database, username=_user(parts), password=_password(parts))
         if parts.scheme.endswith("+sentinel"):
             return _sentinel(parts)
-        hosts = ((parts.hostname or "localhost", parts.port or PORT),)
+        hosts = ((_host_of(parts, url), parts.port or PORT),)
     except ValueError:
         raise ConfigError("the Redis URL cannot be understood", hint="such as redis://host:6379/0") from None
     if parts.scheme not in ("redis", "rediss"):
@@ -249,7 +261,7 @@ def _sentinel(parts: SplitResult) -> _Target:
     return _Target(
         hosts,
         service=unquote(service),
-        db=int(database or 0),
+        db=_number_of(database),
         tls=parts.scheme.startswith("rediss"),
         username=None if login is None else _user(login),
         password=None if login is None else _password(login),
@@ -258,7 +270,16 @@ def _sentinel(parts: SplitResult) -> _Target:
 
 def _pair(word: str) -> tuple[str, int]:
     at = urlsplit(f"redis://{word}")
-    return at.hostname or "localhost", at.port or SENTINEL_PORT
+    return _host_of(at, word), at.port or SENTINEL_PORT
+
+
+def _host_of(parts: SplitResult, url: str) -> str:
+    """`urlsplit` drops line breaks and tabs without a word, so they are looked for in the URL. Raises ConfigError."""
+    host = parts.hostname or "localhost"
+    meant = unquote(host)
+    if " " in meant or not meant.isprintable() or any(char in url for char in "\t\r\n"):
+        raise ConfigError("the host in the Redis URL holds white space or a control character")
+    return host
 
 
 def _database(parts: SplitResult) -> int:
@@ -267,7 +288,15 @@ def _database(parts: SplitResult) -> int:
     if set(query) - {"db"}:
         raise ValueError("only db")
     path = "" if parts.scheme not in ("redis", "rediss") else parts.path.strip("/")
-    return int(query["db"][0] if "db" in query else path or 0)
+    return _number_of(query["db"][0] if "db" in query else path)
+
+
+def _number_of(database: str) -> int:
+    """How many there are is the server's to say. Raises ConfigError."""
+    number = int(database) if database.isascii() and database.isdigit() and len(database) < 11 else -1
+    if database and not 0 <= number <= LAST_DATABASE:
+        raise ConfigError("the database in the Redis URL is no number from 0 up", hint="such as redis://host:6379/0")
+    return max(number, 0)
 
 
 def _user(parts: SplitResult) -> str | None:
@@ -276,90 +305,3 @@ def _user(parts: SplitResult) -> str | None:
 
 def _password(parts: SplitResult) -> str | None:
     return unquote(parts.password) if parts.password else None
-
-
-_REPLIES = (
-    ("NOAUTH", "Redis wants a password", "set redis.password_file"),
-    ("WRONGPASS", "Redis refuses this user and password", "see redis.password_file and the user in redis.url"),
-    ("NOPERM", "the Redis user may not do what is needed", "docs/redis.md lists the commands and keys"),
-    ("READONLY", "this Redis is a replica and takes no writes", "redis.url has to name the primary, or Sentinels"),
-    ("OOM", "Redis is out of memory", "raise maxmemory; maxmemory-policy has to be noeviction"),
-    ("LOADING", "Redis is still loading its data", "it answers when it has"),
-    ("MISCONF", "Redis takes no writes: it cannot save to its disk", "see its log"),
-    ("MASTERDOWN", "this replica has lost its primary", "redis.url has to name the primary, or Sentinels"),
-    ("NOREPLICAS", "Redis takes no writes: too few replicas answer", "see min-replicas-to-write"),
-    ("WRONGTYPE", "a key holds another type than ours", "another program uses the prefix: see redis.prefix"),
-    ("CLUSTERDOWN", "the Redis cluster is down", "see: redis-cli cluster info"),
-    ("CROSSSLOT", "the keys are spread over the cluster", "redis.prefix needs a hash tag, such as {vmsh}"),
-    ("MOVED", "the keys are on another node of the cluster", "name that node in redis.url"),
-    ("BUSY", "Redis is busy with a script", "see: redis-cli slowlog get"),
-)
-_KINDS: tuple[tuple[type[Exception], str], ...] = (
-    (exceptions.ReadOnlyError, "READONLY"),
-    (exceptions.NoPermissionError, "NOPERM"),
-    (exceptions.BusyLoadingError, "LOADING"),
-    (exceptions.OutOfMemoryError, "OOM"),
-    (exceptions.MasterDownError, "MASTERDOWN"),
-    (exceptions.ClusterDownError, "CLUSTERDOWN"),
-    (exceptions.ClusterCrossSlotError, "CROSSSLOT"),
-    (exceptions.MovedError, "MOVED"),
-)
-"""Where the library has cut the code off the text."""
-_ERRNO = {
-    errno.ECONNREFUSED: ("Redis refuses connections: nothing listens there", "is it running? see redis.url"),
-    errno.ENOENT: ("the socket of Redis does not exist", "is it running? see redis.url"),
-    errno.EACCES: ("the socket of Redis may not be used by this user", "see its mode and group"),
-    errno.EHOSTUNREACH: ("there is no route to Redis", "see redis.url and the network"),
-    errno.ENETUNREACH: ("there is no route to Redis", "see redis.url and the network"),
-    errno.EMFILE: ("no file is left to connect to Redis with", "raise LimitNOFILE"),
-}
-
-
-def _reason(error: Exception) -> tuple[str, str]:
-    """What is wrong, and what to do."""
-    if isinstance(error, exceptions.AuthenticationError):
-        return _login(str(error))
-    if found := _reply(error):
-        return found
-    if "No connection available" in str(error):
-        return "too many commands wait for Redis", "see redis.command_timeout_ms and its load"
-    if isinstance(error, exceptions.TimeoutError | TimeoutError):
-        return "Redis did not answer in time", "see redis.command_timeout_ms, its load and the network"
-    if isinstance(error, exceptions.ResponseError):
-        return f"Redis refuses a command: {_first_words(str(error))}", "see docs/redis.md for the versions that do"
-    return _unreachable(error)
-
-
-def _reply(error: Exception) -> tuple[str, str] | None:
-    """An error reply by its code, which older servers put behind words about the script."""
-    code = next((code for kind, code in _KINDS if isinstance(error, kind)), "")
-    words = [code] if code else re.findall(r"[A-Z]{3,}", str(error))[:8]
-    return next(((what, hint) for code, what, hint in _REPLIES if code in words), None)
-
-
-def _login(text: str) -> tuple[str, str]:
-    if text.startswith("password file"):
-        return text, "it has to hold the password of Redis and nothing else"
-    code = "NOAUTH" if "required" in text or "without any password" in text else "WRONGPASS"
-    return next((what, hint) for known, what, hint in _REPLIES if known == code)
-
-
-def _unreachable(error: BaseException | None) -> tuple[str, str]:
-    """By the operating system's error at the root of it."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            why = getattr(error, "verify_message", "") or error.reason or "the handshake failed"
-            return f"no TLS with Redis: {why}", "see redis.tls_ca and the name in redis.url"
-        if isinstance(error, socket.gaierror):
-            return "the host of Redis is not known", "see redis.url and the resolver"
-        if isinstance(error, OSError) and error.errno in _ERRNO:
-            return _ERRNO[error.errno]
-        if isinstance(error, MasterNotFoundError | AsyncMasterNotFoundError):
-            return "no Sentinel names a primary", "see the hosts and the service in redis.url"
-        error = error.__cause__ or error.__context__
-    return "the connection to Redis was lost", "see its log and the network"
-
-
-def _first_words(text: str) -> str:
-    """Enough to find it in the server's manual; what was sent may follow."""
-    return " ".join(re.findall(r"[A-Za-z]+", text)[:6])

@@ -9,10 +9,12 @@ from uuid import uuid4
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import NotLeading
 from vmsh_scheduler.ports import Claim, Clock, Place, Task
+from vmsh_scheduler.stores.redis import refusals
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
 from vmsh_scheduler.stores.redis.scripts import Argument, Script
 from vmsh_scheduler.stores.redis.together import Together
+from vmsh_scheduler.stores.redis.values import Junk, Unreadable, document, read, shown
 from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
 
 BATCH = 200
@@ -41,8 +43,16 @@ class RedisDispatch:
     what is claimed at the moment, as many as all instances have permits, so LREM on it costs next to nothing."""
 
     def __init__(
-        self, client: Client, keys: Keys, clock: Clock, instance: str, *, job_lease: Millis = JOB_LEASE
+        self,
+        client: Client,
+        keys: Keys,
+        clock: Clock,
+        instance: str,
+        *,
+        job_lease: Millis = JOB_LEASE,
+        junk: Junk | None = None,
     ) -> None:
+        self._junk = junk or Junk()
         self._client = client
         self._keys = keys
         self._clock = clock
@@ -77,7 +87,7 @@ class RedisDispatch:
             args: list[Argument] = [lock, self._job_lease, lease]
             for task in batch:
                 args += [_queue(task.pool), task.id, task.owner, _json(self._payload(task, lock))]
-            await _PUSH.run(self._client, keys, args)
+            self._woken(await _PUSH.run(self._client, keys, args))
 
     async def claim(self, pool: str, limit: int, lease: Millis) -> Sequence[Claim]:
         again = self._unanswered.get(pool, "")
@@ -89,7 +99,7 @@ class RedisDispatch:
         fence, *found = await _CLAIM.run(self._client, keys, args)
         del self._unanswered[pool]
         return [
-            Claim(_task(pool, id, payload), until, int(fence), token)
+            Claim(self._task(pool, id, payload), until, int(fence), token)
             for id, payload in zip(found[::2], found[1::2], strict=True)
         ]
 
@@ -111,12 +121,13 @@ class RedisDispatch:
         return await self._endings.ask((_queue(claim.task.pool), claim.task.id, self._head(claim.token), text))
 
     async def ended(self, ids: Sequence[str]) -> Mapping[str, Document]:
-        """Few wait to be settled at any time, so their ids are asked for first."""
-        there = set(await self.outcomes()) if len(ids) > 1 else set(ids)
+        """Few wait to be settled at any time, so of many ids those are asked for first."""
+        there = set(await self.outcomes()) if len(ids) > BATCH else set(ids)
         found: dict[str, Document] = {}
         for batch in _batches([id for id in ids if id in there]):
             texts = await guarded(_awaitable(self._client.hmget(self._keys.outcomes, list(batch))))
-            found |= {id: _document(text) for id, text in zip(batch, texts, strict=True) if text is not None}
+            some = [(id, text) for id, text in zip(batch, texts, strict=True) if text is not None]
+            found |= {id: self._document(text, f"the outcome of {shown(id)}") for id, text in some}
         return found
 
     async def lost(self) -> Sequence[str]:
@@ -190,7 +201,7 @@ class RedisDispatch:
             cursor, rows = await guarded(_awaitable(self._client.hscan(payloads, cursor, count=BATCH)))
             batch: list[Argument] = []
             for id, text in rows.items():
-                task = _task(AGENTS, id, text)
+                task = self._task(AGENTS, id, text)
                 batch += [id, task.owner, "1" if id in standing and _is_foreign(task) else "0"]
                 standing.discard(id)
             if batch:
@@ -203,7 +214,30 @@ class RedisDispatch:
     async def _end(self, batch: Sequence[Words]) -> Sequence[bool]:
         keys = [*self._queues, self._keys.outcomes, self._exec_lease, self._agent_tasks, self._keys.wake]
         mine = await _FINISH.run(self._client, keys, [word for words in batch for word in words])
-        return [bool(ours) for ours in mine]
+        self._woken(mine[-1] if len(mine) > len(batch) else "")
+        return [bool(ours) for ours in mine[: len(batch)]]
+
+    def _woken(self, refused: str) -> None:
+        """What was done is done without a word to others, who look once a second."""
+        if refused:
+            why = f"the Redis user may not PUBLISH to {self._keys.wake}, so all is found up to a second late (NOPERM)"
+            refusals.refused(self._client, "wake", why)
+        else:
+            refusals.done(self._client, "wake")
+
+    def _task(self, pool: str, id: str, payload: str) -> Task:
+        """Of a foreign one the body is the payload under `foreign`: {} if it is no document."""
+        found = self._document(payload, f"the task {shown(id)}")
+        body, owner = found.get("vmsh"), found.get("queueKey")
+        owner = owner if isinstance(owner, str) else ""
+        return Task(id, pool, owner, body if isinstance(body, dict) else {"foreign": found})
+
+    def _document(self, text: str, where: str) -> Document:
+        try:
+            return read(text, document)
+        except Unreadable as why:
+            self._junk.found(where, why)
+            return {}
 
     def _must_lead(self) -> str:
         if not self._lock:
@@ -239,25 +273,8 @@ def _fence(lock_value: str) -> int:
     return int(lock_value.split("|")[1])
 
 
-def _task(pool: str, id: str, payload: str) -> Task:
-    """Of a foreign one the body is the payload under `foreign`: {} if it is no document."""
-    document = _document(payload)
-    body = document.get("vmsh")
-    owner = document.get("queueKey")
-    owner = owner if isinstance(owner, str) else ""
-    return Task(id, pool, owner, body if isinstance(body, dict) else {"foreign": document})
-
-
 def _is_foreign(task: Task) -> bool:
     return "foreign" in task.body
-
-
-def _document(text: str) -> Document:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _json(document: Document) -> str:

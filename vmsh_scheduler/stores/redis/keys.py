@@ -1,5 +1,6 @@
 """Every key this program has in Redis. The agents' part bears the names of forge-os section 10."""
 
+import re
 from dataclasses import dataclass
 
 AGENTS = "agents"
@@ -33,6 +34,13 @@ PERMANENT = (
     "requests",
 )
 """Patterns of the names, without prefix, of keys that live without a TTL; every other key has one."""
+
+_FIXED = frozenset((*(name for name in PERMANENT if "*" not in name), "leader_lock"))
+_FAMILY = re.compile(
+    r"(?s:exec_agent_tasks:.*:.*|exec_lease:.+|lease:.*:.*|callback_dedupe:.+:(?:done|lease)|quota:.+:[0-9]+"
+    r"|specs:agent|journal:(?:.*/.*)?|reply:[0-9a-f]{32})"
+)
+"""As narrow as what is filed there: agents are `<user>:<agent>`, jobs have a slash, the program's own notes no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,11 @@ class Keys:
 
     def named(self, name: str) -> str:
         return f"{self.prefix}:{name}"
+
+    def is_ours(self, key: str) -> bool:
+        """By its name alone, which another deployment's key may have too if its prefix begins with this one."""
+        name = key.removeprefix(self.named(""))
+        return name != key and (name in _FIXED or _FAMILY.fullmatch(name) is not None)
 
     def queue(self, pool: str) -> QueueKeys:
         """Of the agents or of the commands; there are no more pools."""

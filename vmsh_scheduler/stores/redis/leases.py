@@ -6,7 +6,10 @@ from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.ports import Clock, Lease
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import Keys
-from vmsh_scheduler.stores.redis.scripts import Script
+from vmsh_scheduler.stores.redis.scripts import Argument, Script
+
+BEYOND = 10**15
+"""Milliseconds of 31,000 years: somebody wrote such a fence by hand, and believing it would leave none above it."""
 
 ACQUIRE, RENEW, RELEASE = Script("lease_acquire"), Script("lease_renew"), Script("lease_release")
 
@@ -30,7 +33,8 @@ class RedisLeases:
             return None
         asked = self._clock.elapsed()
         keys = [self._keys.leader_lock, self._keys.leader_fence]
-        won, value = await ACQUIRE.run(self._client, keys, [self._mine, self._instance, self.highest, self._ttl_ms])
+        args: list[Argument] = [self._mine, self._instance, self.highest, self._ttl_ms, "1"]
+        won, value = await ACQUIRE.run(self._client, keys, args)
         fence = _fence_in(value)
         self.saw(fence)
         if not won:
@@ -71,8 +75,9 @@ class RedisLeases:
         return self.highest
 
     def saw(self, fence: int) -> None:
-        """Wherever a fence comes by: none that is given here will be as low."""
-        self.highest = max(self.highest, fence)
+        """Wherever a fence comes by: none that is given here will be as low, unless nobody can have been given it."""
+        if fence < BEYOND:
+            self.highest = max(self.highest, fence)
 
     def _holds(self, lease: Lease) -> bool:
         """By fence: holders elsewhere have others."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from vmsh_scheduler.domain.trigger import SECOND, Millis
@@ -10,6 +11,7 @@ from vmsh_scheduler.errors import StoreDown, Unavailable
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.scripts import Script
+from vmsh_scheduler.stores.redis.values import Junk, Unreadable, document, read
 
 Document = Mapping[str, object]
 Handler = Callable[[str, Document], Awaitable[Document]]
@@ -24,12 +26,19 @@ _TAKE = Script("request_take")
 _REPLY = Script("request_reply")
 
 
+class _Request(NamedTuple):
+    id: str
+    verb: str
+    document: Document
+
+
 class Requests:
     """`heard` has to be told what the wake channel says."""
 
-    def __init__(self, client: Client, keys: Keys) -> None:
+    def __init__(self, client: Client, keys: Keys, junk: Junk | None = None) -> None:
         self._client = client
         self._keys = keys
+        self._junk = junk or Junk()
         self._asked = asyncio.Event()
         self._waiting: dict[str, asyncio.Event] = {}
 
@@ -64,8 +73,7 @@ class Requests:
             told.clear()
             text = await guarded(self._client.getdel(self._keys.reply(id)))
             if text is not None:
-                found: Document = json.loads(text)
-                return found
+                return _reply(str(text))
             try:
                 async with asyncio.timeout(LOOK_S):
                     await told.wait()
@@ -93,7 +101,25 @@ class Requests:
         return text
 
     async def _serve_one(self, text: str, answer: Handler) -> None:
-        request = json.loads(text)
-        reply = json.dumps(await answer(request["verb"], request["document"]))
-        keys = (self._keys.reply(request["id"]), self._keys.wake)
-        await _REPLY.run(self._client, keys, (reply, request["id"], 60 * SECOND))
+        try:
+            request = read(text, _request)
+        except Unreadable as why:
+            self._junk.found("an entry of requests", why)
+            return
+        reply = json.dumps(await answer(request.verb, request.document))
+        keys = (self._keys.reply(request.id), self._keys.wake)
+        await _REPLY.run(self._client, keys, (reply, request.id, 60 * SECOND))
+
+
+def _request(value: Any) -> _Request:
+    id, verb = value["id"], value["verb"]
+    if not isinstance(id, str) or not isinstance(verb, str):
+        raise TypeError("no request")
+    return _Request(id, verb, document(value["document"]))
+
+
+def _reply(text: str) -> Document:
+    try:
+        return read(text, document)
+    except Unreadable as why:
+        raise Unavailable(f"the leader's answer cannot be read: {why}", hint="see whether it was done") from None

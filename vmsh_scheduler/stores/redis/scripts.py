@@ -7,6 +7,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from vmsh_scheduler.errors import StoreRefuses
+from vmsh_scheduler.stores.redis import refusals
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 
 Argument = str | int | float
@@ -22,7 +24,13 @@ class Script:
 
     async def run(self, client: Client, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
         """The script's answer. Raises StoreDown, and NotLeading where it answers `NOTLEADING ...`."""
-        return await guarded(self._run(client, keys, args))
+        try:
+            answer = await guarded(self._run(client, keys, args))
+        except StoreRefuses as refused:
+            refusals.refused(client, self.name, str(refused))
+            raise
+        refusals.done(client, self.name)
+        return answer
 
     async def _run(self, client: Client, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """NOSCRIPT proves that nothing ran, so it is the one error after which a command is sent again."""

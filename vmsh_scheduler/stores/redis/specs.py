@@ -2,16 +2,21 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from vmsh_scheduler.domain import agents
+from vmsh_scheduler.domain.shape import fitting
 from vmsh_scheduler.domain.spec import Spec
-from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed, StoreDown
+from vmsh_scheduler.errors import StateWriteFailed, StoreDown
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.identity import Stands, always
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.scan import read_hash
 from vmsh_scheduler.stores.redis.scripts import Argument, Script
+from vmsh_scheduler.stores.redis.values import ANEW, Unreadable, document, number, read, shown
 
+_SPEC, _AGENT = fitting(Spec), fitting(agents.Agent)
 SAVE, DELETE = Script("spec_save"), Script("spec_delete")
 KINDS = ("agent",)
 Key = tuple[str, str]
@@ -21,11 +26,23 @@ Key = tuple[str, str]
 class RedisSpecs:
     """`refresh` before the first question. Whoever saved on an old picture is told by its version."""
 
-    def __init__(self, client: Client, keys: Keys, kinds: Sequence[str] = KINDS) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        kinds: Sequence[str] = KINDS,
+        *,
+        check: Callable[[Spec], None] = lambda spec: None,
+        bar: Callable[[str], str] = lambda id: "",
+    ) -> None:
+        """`check` raises for a document that no registration made; `bar` says why an id takes none now."""
         self._client = client
         self._keys = keys
         self._kinds = tuple(kinds)
+        self._check, self._bar = check, bar
         self._specs: dict[Key, Spec] = {}
+        self.harmed: dict[str, str] = {}
+        """By id what of it cannot be read: it is no document here, and its text stays as it is."""
         self._seen = -1
         """The collection's number when it was read."""
         self._writes = 0
@@ -40,19 +57,22 @@ class RedisSpecs:
 
     async def refresh(self, stands: Stands = always) -> frozenset[Key]:
         """Kind and id of what changed since the last look; what is known is kept if the store does not stand any more.
-        Raises StoreDown, StateUnreadable."""
+        Raises StoreDown."""
         number = await self._number()
         if number == self._seen:
             return frozenset()
-        writes = self._writes
-        fresh = {(kind, spec.id): spec for kind in self._kinds for spec in await self._read(kind)}
+        writes, harmed = self._writes, dict[str, str]()
+        fresh = {(kind, spec.id): spec for kind in self._kinds for spec in await self._read(kind, harmed)}
         if not await stands() or writes != self._writes:  # written here meanwhile: the next look shows both
             return frozenset()
         changed = {key for key in fresh.keys() | self._specs.keys() if fresh.get(key) != self._specs.get(key)}
-        self._specs, self._seen = fresh, number
+        self._specs, self._seen, self.harmed = fresh, number, harmed
         return frozenset(changed)
 
     async def save(self, spec: Spec) -> bool:
+        barred = self.harmed.get(spec.id) or self._bar(spec.id)
+        if barred:
+            raise StateWriteFailed(f"the document cannot be stored: {barred}", hint="see docs/redis.md")
         request = uuid.uuid4().hex
         args: list[Argument] = [spec.id, spec.version, _text(spec, request), self._keys.wake, request]
         if not await self._write(SAVE, spec.kind, args):
@@ -80,11 +100,18 @@ class RedisSpecs:
         return number > 0
 
     async def _number(self) -> int:
-        return int(await guarded(self._client.get(self._keys.specs_version)) or 0)
+        text = await guarded(self._client.get(self._keys.specs_version))
+        return number_of_specs(None if text is None else str(text), self._keys)
 
-    async def _read(self, kind: str) -> list[Spec]:
+    async def _read(self, kind: str, harmed: dict[str, str]) -> list[Spec]:
         stored = await read_hash(self._client, self._keys.specs(kind))
-        return [_spec(kind, id, text) for id, text in stored.items()]
+        specs = []
+        for id, text in stored.items():
+            try:
+                specs.append(parse_spec(kind, id, text, self._check))
+            except Unreadable as why:
+                harmed[id] = f"the field {shown(id)} of {self._keys.specs(kind)} cannot be read: {why}"
+        return specs
 
 
 def _text(spec: Spec, request: str) -> str:
@@ -99,11 +126,30 @@ def _text(spec: Spec, request: str) -> str:
     return json.dumps(fields, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
-def _spec(kind: str, id: str, text: str) -> Spec:
-    try:
-        data = json.loads(text)
-        version, created, updated = (int(data[name]) for name in ("version", "created_at", "updated_at"))
-        return Spec(kind, id, dict(data["document"]), version, created, updated, str(data["by"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "restore it from a backup, or remove it to begin without"
-        raise StateUnreadable(f"the {kind} {id} in Redis cannot be read", hint=hint) from error
+def number_of_specs(text: str | None, keys: Keys) -> int:
+    """Raises StoreDown."""
+    return number(text, keys.specs_version, f"{ANEW}: redis-cli SET {keys.specs_version} $(date +%s)")
+
+
+def parse_spec(kind: str, id: str, text: str, check: Callable[[Spec], None] = lambda spec: None) -> Spec:
+    """Raises Unreadable, also for whatever `check` raises."""
+
+    def made(data: Any) -> Spec:
+        spec = _made(kind, id, document(data))
+        check(spec)
+        return spec
+
+    return read(text, made)
+
+
+def check_agent(spec: Spec) -> None:
+    """Raises what reading may: then no registration made this document."""
+    agent = _AGENT(agents.stored(spec.document))
+    if agent.job_id != spec.id or not agents.SHORTEST <= agent.interval <= agents.LONGEST:
+        raise ValueError("no agent of ours")
+
+
+def _made(kind: str, id: str, data: dict[str, Any]) -> Spec:
+    version, created, updated = (data[name] for name in ("version", "created_at", "updated_at"))
+    spec: Spec = _SPEC(Spec(kind, id, document(data["document"]), version, created, updated, str(data["by"])))
+    return spec

@@ -1,16 +1,16 @@
 """ports.States in Redis: memory for reading, one script for all changes that came while the last one was under way."""
 
 import asyncio
-import json
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from vmsh_scheduler.domain.codec import state_from_json
+from vmsh_scheduler.domain.shape import fitting
 from vmsh_scheduler.domain.state import JobState
-from vmsh_scheduler.errors import NotLeading, StateUnreadable, StateWriteFailed, StoreDown
+from vmsh_scheduler.errors import NotLeading, StateUnreadable, StateWriteFailed, StoreDown, StoreRefuses
 from vmsh_scheduler.ports import Change, Clock
 from vmsh_scheduler.stores.chain import Link
 from vmsh_scheduler.stores.redis.batch import (
@@ -29,7 +29,10 @@ from vmsh_scheduler.stores.redis.identity import Stands, always
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.scan import read_hash
 from vmsh_scheduler.stores.redis.scripts import Script
+from vmsh_scheduler.stores.redis.values import ANEW, Unreadable, document, number, read, shown
 
+T = TypeVar("T")
+_STATE = fitting(JobState)
 APPLY = Script("states_apply")
 MOST_CHANGES = 200
 """Of one script: Redis does nothing else meanwhile."""
@@ -39,7 +42,7 @@ YIELD_EVERY = 25
 LOADS = 5
 """How often a picture that changed while it was taken is taken again."""
 _TYPES = ("string", "hash", "hash", "hash", "hash", "stream", "hash", "hash", "zset")
-"""Of the fixed keys; looked at before anything is written, because a script cannot take back its first half."""
+"""Of the fixed keys, as states_apply.lua looks at them too."""
 
 
 @dataclass(slots=True)
@@ -64,6 +67,10 @@ class _Picture(NamedTuple):
     seen: int
     parsed: dict[str, tuple[int, JobState]]
     chains: Chains
+    harmed: dict[str, str]
+    """By job what of it cannot be read."""
+    barred: frozenset[str]
+    """Jobs whose chain cannot be read, so nothing can be written of them."""
 
 
 class RedisStates:
@@ -82,6 +89,10 @@ class RedisStates:
         self._doubts: dict[str, _Doubt] = {}
         self._parsed: dict[str, tuple[int, JobState]] = {}
         self._chains = Chains()
+        self.harmed: dict[str, str] = {}
+        """By job what of it cannot be read: it has no state here, must not start, and its text stays as it is."""
+        self.barred: frozenset[str] = frozenset()
+        """Those of them of which nothing can be written, because their journal cannot be continued."""
         self._lock = ""
         self._broken: StateWriteFailed | None = StateWriteFailed("the states were not loaded yet")
         self._seen = 0
@@ -172,6 +183,8 @@ class RedisStates:
             self._current.pop(job, None)
         else:
             self._current[job] = state
+            if job not in self.barred:
+                self.harmed.pop(job, None)
 
     async def _send_all(self) -> None:
         """Everything that waits, batch by batch. A failure is one of everything: what follows was built on it."""
@@ -235,7 +248,7 @@ class RedisStates:
         for key, found, ours in zip(self._fixed, await guarded(pipe.execute()), _TYPES, strict=True):
             if found not in (ours, "none"):
                 hint = "another program uses the prefix: see redis.prefix"
-                raise StoreDown(f"{key} holds a {found}, not a {ours} of ours (WRONGTYPE)", hint=hint)
+                raise StoreRefuses(f"{key} holds a {found}, not a {ours} of ours (WRONGTYPE)", hint=hint)
 
     async def _picture(self, times: int) -> _Picture:
         """A picture that is not of one moment is told by its number: no change can be written upon it."""
@@ -246,33 +259,45 @@ class RedisStates:
             bases = await read_hash(self._client, self._keys.journal_base)
             if await self._writes_so_far() == seen:
                 break
-        parsed = await self._parse(states)
+        harmed: dict[str, str] = {}
+        parsed = await self._parse(states, harmed)
+        unreadable: dict[str, str] = {}
+        ends = {job: _read(parse_head, text, job, self._keys.journal_heads, unreadable) for job, text in heads.items()}
+        begins = {job: _read(parse_head, text, job, self._keys.journal_base, unreadable) for job, text in bases.items()}
+        if "" in unreadable:
+            raise StateUnreadable(unreadable[""], hint="vmsh-scheduler history --verify shows what is left of it")
         chains = Chains(
-            {job: _link(job, text) for job, text in heads.items()},
-            {job: _link(job, text).seq for job, text in bases.items()},
+            {job: link for job, link in ends.items() if link is not None},
+            {job: link.seq for job, link in begins.items() if link is not None},
         )
-        return _Picture(seen, parsed, chains)
+        for job in unreadable:
+            parsed.pop(job, None)
+        return _Picture(seen, parsed, chains, harmed | unreadable, frozenset(unreadable))
 
     def _adopt(self, picture: _Picture) -> None:
-        self._chains = picture.chains
+        self._chains, self.harmed, self.barred = picture.chains, picture.harmed, picture.barred
         self._current = {job: state for job, (_, state) in picture.parsed.items()}
         self._parsed = {} if self._lock else picture.parsed
         self._seen = picture.seen
         self._doubts.clear()
 
-    async def _parse(self, states: Mapping[str, str]) -> dict[str, tuple[int, JobState]]:
+    async def _parse(self, states: Mapping[str, str], harmed: dict[str, str]) -> dict[str, tuple[int, JobState]]:
         """With their texts' hashes, so that a follower reads only what changed. Lets others work in between: the lock
         is renewed on the same loop."""
         parsed: dict[str, tuple[int, JobState]] = {}
         for n, (job, text) in enumerate(states.items()):
             known, digest = self._parsed.get(job), hash(text)
-            parsed[job] = known if known is not None and known[0] == digest else (digest, _state(job, text))
+            if known is not None and known[0] == digest:
+                parsed[job] = known
+            elif (state := _read(parse_state, text, job, self._keys.states, harmed)) is not None:
+                parsed[job] = digest, state
             if n % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return parsed
 
     async def _writes_so_far(self) -> int:
-        return int(await guarded(self._client.hget(self._keys.meta, "writes")) or 0)
+        text = await guarded(self._client.hget(self._keys.meta, "writes"))
+        return number_of_writes(None if text is None else str(text), self._keys)
 
 
 def _answer(entries: Sequence[_Entry], error: StateWriteFailed | None) -> None:
@@ -282,17 +307,28 @@ def _answer(entries: Sequence[_Entry], error: StateWriteFailed | None) -> None:
             entry.answer.set_result(error)
 
 
-def _state(job: str, text: str) -> JobState:
-    try:
-        return state_from_json(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "restore it from a backup, or remove it to begin without"
-        raise StateUnreadable(f"the state of {job} in Redis cannot be read: {error}", hint=hint) from error
+def number_of_writes(text: str | None, keys: Keys) -> int:
+    """Raises StoreDown: nothing can be compared with what is no count."""
+    return number(text, f"field writes of {keys.meta}", f"{ANEW}: redis-cli HSET {keys.meta} writes $(date +%s)")
 
 
-def _link(job: str, text: str) -> Link:
+def parse_state(text: str) -> JobState:
+    """Raises Unreadable."""
+    state: JobState = read(text, lambda data: _STATE(state_from_json(document(data))))
+    return state
+
+
+def parse_head(text: str) -> Link:
+    """Raises Unreadable."""
     try:
         return parse_link(text)[0]
     except ValueError as error:
-        hint = "vmsh-scheduler history --verify shows what is left of it"
-        raise StateUnreadable(f"the journal's chain of {job} in Redis cannot be read", hint=hint) from error
+        raise Unreadable("it is not a row's number and hash") from error
+
+
+def _read(parse: Callable[[str], T], text: str, job: str, key: str, harmed: dict[str, str]) -> T | None:
+    try:
+        return parse(text)
+    except Unreadable as why:
+        harmed[job] = f"the field {shown(job)} of {key} cannot be read: {why}"
+        return None

@@ -1,5 +1,6 @@
 """The Redis stores as one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmsh_scheduler.domain.trigger import Millis
@@ -14,9 +15,11 @@ from vmsh_scheduler.stores.redis.instances import Instances
 from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.keys import Keys
 from vmsh_scheduler.stores.redis.leases import RedisLeases
+from vmsh_scheduler.stores.redis.refusals import Refusals, watch
 from vmsh_scheduler.stores.redis.requests import Requests
-from vmsh_scheduler.stores.redis.specs import RedisSpecs
+from vmsh_scheduler.stores.redis.specs import RedisSpecs, check_agent
 from vmsh_scheduler.stores.redis.states import RedisStates
+from vmsh_scheduler.stores.redis.values import Junk
 from vmsh_scheduler.stores.redis.wakes import Wakes
 
 
@@ -51,6 +54,18 @@ class RedisStore:
     instances: Instances
     requests: Requests
     wakes: Wakes
+    junk: Junk
+    refusals: Refusals
+
+    @property
+    def harmed(self) -> Mapping[str, str]:
+        """By job what of it cannot be read."""
+        return {**self.specs.harmed, **self.states.harmed}
+
+    @property
+    def held_back(self) -> Mapping[str, str]:
+        """Those that have a document or a file, and must not start without what cannot be read."""
+        return self.states.harmed
 
     def lead(self, lease: Lease) -> str:
         """Returns the lock that proves it."""
@@ -76,20 +91,29 @@ class RedisStore:
 
 def open_redis(options: RedisOptions, shape: Shape, clock: Clock, mirror: Mirroring) -> RedisStore:
     """Nothing is asked of the server yet. Raises ConfigError."""
-    client, keys = connect(options), Keys(options.prefix)
+    client, keys, junk = connect(options), Keys(options.prefix), Junk()
+    refusals = Refusals(clock.elapsed, calm=2 * shape.lock_ttl)
+    watch(client, refusals)
+    states = RedisStates(client, keys, clock, mirror, rows=shape.rows)
+
+    def bar(id: str) -> str:
+        return states.harmed[id] if id in states.barred else ""
+
     return RedisStore(
         options,
         client,
         keys,
-        RedisStates(client, keys, clock, mirror, rows=shape.rows),
+        states,
         RedisJournal(connect_sync(options), keys),
-        RedisSpecs(client, keys),
+        RedisSpecs(client, keys, check=check_agent, bar=bar),
         RedisLeases(client, keys, clock, instance=shape.instance, ttl_ms=shape.lock_ttl),
-        RedisDispatch(client, keys, clock, shape.instance, job_lease=shape.job_lease),
+        RedisDispatch(client, keys, clock, shape.instance, job_lease=shape.job_lease, junk=junk),
         RedisDedupe(client, keys, lease_ms=shape.callback_lease, done_ms=shape.done_ttl),
         RedisCounters(client, keys),
         Identity(client, keys),
-        Instances(client, keys),
-        Requests(client, keys),
+        Instances(client, keys, junk),
+        Requests(client, keys, junk),
         Wakes(client, keys),
+        junk,
+        refusals,
     )

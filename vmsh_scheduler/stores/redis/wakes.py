@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from vmsh_scheduler.errors import StoreDown
+from vmsh_scheduler.errors import StoreDown, StoreRefuses
+from vmsh_scheduler.stores.redis import refusals
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.keys import Keys
 
@@ -29,7 +30,10 @@ class Wakes:
         while True:
             try:
                 await self._listen(heard)
-            except StoreDown:
+            except StoreDown as down:
+                if isinstance(down, StoreRefuses):
+                    why = f"the Redis user may not SUBSCRIBE to {self._keys.wake}, so all is found up to a second late"
+                    refusals.refused(self._client, "listen", f"{why}: {down.message}")
                 await asyncio.sleep(AGAIN_S)
 
     async def _listen(self, heard: Heard) -> None:
@@ -38,5 +42,6 @@ class Wakes:
             heard("")
             while True:
                 message = await guarded(channel.get_message(timeout=1.0))
+                refusals.done(self._client, "listen")  # the first answer is the one to SUBSCRIBE
                 if message is not None and isinstance(message.get("data"), str):
                     heard(message["data"])

@@ -6,6 +6,7 @@ local limit, lease, head = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fence = redis.call('GET', KEYS[6]) or '0'
+if not string.match(fence, '^%d+$') or tonumber(fence) > 9007199254740991 then fence = '0' end -- no fence of ours: the task's own is right
 local value = head .. ',"leaderFenceToken":' .. fence .. ',"ts":' .. string.format('%.0f', now) .. '}'
 local out = { fence }
 

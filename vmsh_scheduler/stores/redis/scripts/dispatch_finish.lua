@@ -1,6 +1,7 @@
 -- Claims that still are the caller's end: the outcome waits for the leader, everything else of the task goes.
 -- KEYS: two queues of (ready, processing, inflight, payloads, owners), outcomes, "exec_lease:", "exec_agent_tasks:", wake
--- ARGV: (queue 0|1, id, head of the lease's value, outcome or "" for none) each. Answer: 1 or 0 each
+-- ARGV: (queue 0|1, id, head of the lease's value, outcome or "" for none) each. Answer: 1 or 0 each,
+--       then why the leader could not be woken, if so
 local out, ended = {}, false
 for i = 1, #ARGV, 4 do
   local q, id, head, outcome = tonumber(ARGV[i]) * 5, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -26,6 +27,9 @@ for i = 1, #ARGV, 4 do
   end
 end
 if ended then
-  redis.call('PUBLISH', KEYS[14], 'outcome')
+  local said = redis.pcall('PUBLISH', KEYS[14], 'outcome')
+  if type(said) == 'table' and said.err then
+    out[#out + 1] = said.err
+  end
 end
 return out

@@ -37,7 +37,7 @@ for q = 0, 5, 5 do
   end
 end
 if requeued then
-  redis.call('PUBLISH', KEYS[15], 'ready')
+  redis.pcall('PUBLISH', KEYS[15], 'ready')
 end
 table.insert(out, 1, looked)
 return out

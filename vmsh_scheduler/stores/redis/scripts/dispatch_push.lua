@@ -1,10 +1,10 @@
 -- Tasks become ready, in this order. One whose id is known already changes nothing.
 -- KEYS: two queues of (ready, processing, inflight, payloads, owners), outcomes, lock, "exec_agent_tasks:", "lease:", wake
 -- ARGV: lock value, PX of the agents' leases, their value; then (queue 0|1, id, owner, payload) each
+-- Answer: '', or why nobody could be woken
 if redis.call('GET', KEYS[12]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
-local pushed = 0
 for i = 4, #ARGV, 4 do
   local q, id, owner = tonumber(ARGV[i]) * 5, ARGV[i + 1], ARGV[i + 2]
   if redis.call('HEXISTS', KEYS[q + 4], id) == 0 and redis.call('HEXISTS', KEYS[11], id) == 0 then
@@ -15,8 +15,7 @@ for i = 4, #ARGV, 4 do
       redis.call('SADD', KEYS[13] .. owner, id)
       redis.call('SET', KEYS[14] .. owner, ARGV[3], 'PX', ARGV[2])
     end
-    pushed = pushed + 1
   end
 end
-redis.call('PUBLISH', KEYS[15], 'ready')
-return pushed
+local said = redis.pcall('PUBLISH', KEYS[15], 'ready')
+return type(said) == 'table' and said.err or ''

@@ -6,5 +6,5 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('RPUSH', KEYS[1], string.format('%.0f', now + tonumber(ARGV[2])) .. ' ' .. ARGV[1])
-redis.call('PUBLISH', KEYS[2], 'request')
+redis.pcall('PUBLISH', KEYS[2], 'request')
 return 1

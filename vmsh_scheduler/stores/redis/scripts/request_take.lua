@@ -1,4 +1,5 @@
 -- KEYS: leader lock, requests. ARGV: our lock. The oldest request whose time is not over, or nothing.
+-- What is no request of ours goes with those whose time is over.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING')
 end
@@ -10,7 +11,8 @@ while true do
     return false
   end
   local blank = string.find(entry, ' ', 1, true)
-  if now < tonumber(string.sub(entry, 1, blank - 1)) then
+  local till = blank and tonumber(string.sub(entry, 1, blank - 1))
+  if till and now < till then
     return string.sub(entry, blank + 1)
   end
 end

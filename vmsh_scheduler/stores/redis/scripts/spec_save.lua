@@ -7,7 +7,7 @@ if stored then
   version = tonumber(spec.version)
 end
 if tonumber(ARGV[2]) ~= version + 1 then return 0 end
+local now = redis.call('INCR', KEYS[2]) -- first: it is what may fail, and then nothing is written
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-local now = redis.call('INCR', KEYS[2])
 redis.pcall('PUBLISH', ARGV[4], 'specs')
 return now

@@ -12,11 +12,57 @@ if (known[1] or '0') ~= ARGV[2] then
   return redis.error_reply('STALE the states were written to since')
 end
 
-local at = 5
+local first, at = 5, 5
 local function take(count)
   at = at + count
   return unpack(ARGV, at - count, at - 1)
 end
+
+-- A script cannot take back what it wrote, so whatever could stop it half-way is looked for before: keys of others,
+-- rows that a stream would not take, commands that the user may not use.
+local function refusal(code, key, text)
+  return redis.error_reply('VMSH ' .. code .. ' ' .. string.gsub(key, '%c', '?') .. text)
+end
+local types = {'string', 'hash', 'hash', 'hash', 'hash', 'stream', 'hash', 'hash', 'zset'}
+for n, ours in ipairs(types) do
+  local found = redis.call('TYPE', KEYS[n]).ok
+  if found ~= 'none' and found ~= ours then
+    return refusal('WRONGTYPE', KEYS[n], ' holds a ' .. found .. ', not a ' .. ours .. ' of ours')
+  end
+end
+local words = { state = 2, drop = 1, row = 9, trim = 3, leave = 3, settled = 1, free = 1, agent = 3, gone = 1 }
+local looked = {}
+while at <= #ARGV do
+  local name = take(1)
+  local number, _, seq = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  at = at + words[name]
+  if name == 'row' and not looked[number] then
+    local key = KEYS[tonumber(number)]
+    local later = redis.pcall('XREVRANGE', key, '+', seq .. '-0', 'COUNT', 1)
+    if later.err then
+      local found = redis.call('TYPE', key).ok
+      if found == 'stream' or found == 'none' then return later end
+      return refusal('WRONGTYPE', key, ' holds a ' .. found .. ', not a stream of ours')
+    end
+    if later[1] then
+      return refusal('CHAIN', key, ' ends at row ' .. string.match(later[1][1], '^%d+')
+        .. ', but its head says that row ' .. seq .. ' is next')
+    end
+    looked[number] = true
+  end
+end
+at = first
+-- HSET first, and to what is there anyway: after another write Redis does not say any more that it is out of memory
+redis.call('HSET', KEYS[2], 'writes', ARGV[2])
+local none = KEYS[1] .. '_probe'
+redis.call('HDEL', none, 'a')
+redis.call('XADD', none, 'NOMKSTREAM', '*', 'a', 'b')
+redis.call('XTRIM', none, 'MAXLEN', 0)
+redis.call('ZADD', none, 'XX', 0, 'a')
+redis.call('ZREM', none, 'a')
+redis.call('DEL', none)
+redis.call('PERSIST', none)
+redis.call('PEXPIRE', none, 1)
 
 local step = {}
 function step.state() -- job, text
