@@ -2,7 +2,7 @@
 
 Some are faults of the programs this one replaces, some are faults that this one has had."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,17 +129,17 @@ def never_off(right: Original) -> Original:
 
 
 def silent(right: Original) -> Original:
-    return lambda self, change, **how: right(self, replace(change, decisions=()), **how)
+    return lambda self, changes, **how: right(self, [replace(one, decisions=()) for one in changes], **how)
 
 
 def overlooked(right: Original) -> Original:
     """As it once was: what waited for its lane kept the plan of the clock before."""
 
-    async def commit_over(self: Board, change: Change, **how: bool) -> bool:
-        stepped = any(note.kind == "clock_step" for note in change.notes)
-        if stepped and change.job_id in self.waiting:
+    async def commit_over(self: Board, changes: Sequence[Change], **how: bool) -> bool:
+        stepped = any(note.kind == "clock_step" for change in changes for note in change.notes)
+        if stepped and any(change.job_id in self.waiting for change in changes):
             return True
-        return await right(self, change, **how)  # type: ignore[no-any-return]  # the real one
+        return await right(self, changes, **how)  # type: ignore[no-any-return]  # the real one
 
     return commit_over
 

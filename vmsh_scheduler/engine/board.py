@@ -66,15 +66,18 @@ class Board:
         self._written(changes)
         return True
 
-    async def commit_over(self, change: Change, *, durable: bool = True, soon: bool = False) -> bool:
-        """`commit`, of a change computed from `state`: a slot that waits for its permit waits on with the new one."""
-        release = self.waiting.get(change.job_id)
-        if release is None or change.state is None:
-            return await self.commit([change], durable=durable, soon=soon)
-        before, release.state = release.state, change.state
-        if await self.commit([change], durable=durable, soon=soon):
+    async def commit_over(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> bool:
+        """`commit`, of changes computed from `state`: a slot that waits for its permit waits on with the new one."""
+        before: list[tuple[Release, JobState]] = []
+        for change in changes:
+            release = self.waiting.get(change.job_id)
+            if release is not None and change.state is not None:
+                before.append((release, release.state))
+                release.state = change.state
+        if await self.commit(changes, durable=durable, soon=soon):
             return True
-        release.state = before
+        for release, state in before:
+            release.state = state
         return False
 
     async def reschedule(self, job_id: str) -> None:

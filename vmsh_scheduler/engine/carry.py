@@ -210,7 +210,7 @@ class Carrier:
             state = plan.settle(job, self.board.state(job.id), run, outcome, now)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
             execution = Execution(run, outcome, now, self.identity.worker, delay)
-            if await self.board.commit_over(Change(job.id, self._kept(job, state), execution=execution), soon=True):
+            if await self.board.commit_over([Change(job.id, self._kept(job, state), execution=execution)], soon=True):
                 break
             if not self.board.patient:
                 return
@@ -224,7 +224,7 @@ class Carrier:
             now = self.board.clock.now()
             state = plan.never_began(self.board.state(job.id), run, now + wait)
             note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
-            if await self.board.commit_over(Change(job.id, self._kept(job, state), notes=(note,))):
+            if await self.board.commit_over([Change(job.id, self._kept(job, state), notes=(note,))]):
                 break
             if not self.board.patient:
                 return

@@ -290,40 +290,55 @@ class Engine:
 
     async def _decide(self, ids: Sequence[str], now: Millis) -> None:
         """Where nothing starts only words are written: those of all jobs together, for the store may be far away."""
-        told: list[Coroutine[None, None, None]] = []
+        quiet: list[Job] = []
         for job_id in ids:
             job = self.board.jobs.get(job_id)
-            if job is not None:
-                told += await self._decide_one(job, now)
-        if told:
-            await asyncio.gather(*told)
+            if job is None:
+                continue
+            step = self._step(job, now)
+            if step.start:
+                await self._open(job, step, now)
+            else:
+                quiet.append(job)
+        if quiet:
+            await self._tell(quiet, now)
 
-    async def _decide_one(self, job: Job, now: Millis) -> list[Coroutine[None, None, None]]:
-        """What is left to do, unless a slot opens: whether there is room for the next depends on that."""
-        queued = job.id in self.board.waiting
-        state = self.board.state(job.id)
-        step = plan.decide(job, state, now, queued=queued)
+    def _step(self, job: Job, now: Millis) -> plan.Step:
+        return plan.decide(job, self.board.state(job.id), now, queued=job.id in self.board.waiting)
+
+    async def _open(self, job: Job, step: plan.Step, now: Millis) -> None:
+        """A slot that may start, if there is room for it."""
+        paused = self.board.state(job.id).pause
         notes: tuple[Note, ...] = ()
-        if step.start and await self.turnstile.is_full(job):
+        if await self.turnstile.is_full(job):
             step, notes = plan.turned_away(step, now), (Note("queue_full", now, job.id, {"slot": step.state.slot}),)
-        # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
-        told = bool(step.decisions or notes) or step.state.pause is not state.pause
-        change = Change(job.id, step.state, step.decisions, notes=notes) if told else None
-        work = self._carry_out(job, change, step.state if step.start else None, now)
-        if told and not step.start:
-            return [work]
-        await work
-        return []
-
-    async def _carry_out(self, job: Job, change: Change | None, opened: JobState | None, now: Millis) -> None:
-        if change is not None and not await self.board.commit_over(change, durable=False):
+        change = Change(job.id, step.state, step.decisions, notes=notes)
+        told = step.decisions or notes or step.state.pause is not paused
+        if told and not await self.board.commit_over([change], durable=False):
             await self.board.agenda.schedule(job.id, now + SECOND)
             return
-        if change is not None and change.notes:
+        if notes:
             self.observer(TurnedAway(now, job))
-        if opened is not None:
-            await self.board.release(job, opened)
+        if step.start:
+            await self.board.release(job, step.state)
         await self.board.reschedule(job.id)
+
+    async def _tell(self, jobs: Sequence[Job], now: Millis) -> None:
+        """Decided anew and at one moment: while others opened, a run may have ended, or a slot become one to start."""
+        steps = {job.id: (self.board.state(job.id), self._step(job, now)) for job in jobs}
+        # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
+        changes = [
+            Change(id, step.state, step.decisions)
+            for id, (before, step) in steps.items()
+            if not step.start and (step.decisions or step.state.pause is not before.pause)
+        ]
+        written = not changes or await self.board.commit_over(changes, durable=False)
+        unwritten = frozenset() if written else frozenset(change.job_id for change in changes)
+        for job in jobs:
+            if job.id in unwritten:
+                await self.board.agenda.schedule(job.id, now + SECOND)
+            else:
+                await self.board.reschedule(job.id)
 
     async def _pump(self) -> int:
         return 0 if self.stopping else await self.turnstile.pump()
@@ -375,5 +390,5 @@ class Engine:
             clamped = plan.clamp(job, state, now)
             if clamped != state:
                 note = Note("clock_step", now, job.id, {"by_ms": by})
-                await self.board.commit_over(Change(job.id, clamped, notes=(note,)), durable=False)
+                await self.board.commit_over([Change(job.id, clamped, notes=(note,))], durable=False)
             await self.board.reschedule(job.id)
