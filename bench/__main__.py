@@ -13,7 +13,7 @@ from bench import stamps
 from bench.lab import Lab
 from bench.report import Row, table, write_json
 
-SUITES = ("lateness", "burst", "idle", "startup", "reload", "state", "agents", "redis")
+SUITES = ("lateness", "burst", "idle", "startup", "reload", "state", "agents", "redis", "anchors")
 
 
 def main() -> None:

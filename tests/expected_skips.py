@@ -6,6 +6,10 @@ SKIPS: dict[tuple[str, ...], int] = {
     ("root",): 5,
     ("another user than root",): 2,
     ("systemd-analyze",): 2,
+    ("openssl",): 68,
+    ("anvil",): 24,
+    ("bitcoind",): 30,
+    ("bitcoind", "openssl"): 1,
 }
 
 

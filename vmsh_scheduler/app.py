@@ -290,6 +290,7 @@ class App:
             state_saved=not self.store.states.snapshot_error,
             state_origin="found" if self.shared is not None else _origin(self.store.opened.condition),
             clock_sane=now >= SANE_CLOCK,
+            attestations=self.metrics.attestations.view(now),
             cluster=None if self.cluster is None else self.cluster.condition(),
         )
         return assess(self.engine.board.jobs.values(), self.states.all(), vitals)

@@ -23,6 +23,7 @@ VARIABLES: tuple[Variable, ...] = (
         "what is anchored",
     ),
     Variable("VMSH_AGENTS", "agents_path", "agents.yaml beside it", "agents to wake"),
+    Variable("VMSH_ANCHORS", "anchors_path", "anchors.yaml beside it", "how each rail is reached"),
     Variable("VMSH_CONFIG", "scheduler_path", "scheduler.yaml beside it", "settings of the daemon itself"),
     Variable(
         "VMSH_STATE",

@@ -1,5 +1,6 @@
 """The program's own failures. A job's failure is an Outcome, never one of these."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -28,6 +29,8 @@ class SchedulerError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details: Mapping[str, object] = {}
+        """What holds all the same, for a machine: whoever could not do one thing may still know another."""
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message

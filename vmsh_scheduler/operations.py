@@ -59,14 +59,16 @@ class AppOperations:
             job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
             for id, job in self._board.jobs.items()
         ]
+        health = self._app.health()
         return {
             "now": now,
             "source": "the daemon is running",
-            "status": self._app.health().condition.value,
+            "status": health.condition.value,
             "config_hash": self._app.config.config_hash,
             "findings": self._findings(),
             "fence": self._app.fence,
             "agents": agents_view(rows),
+            **({"attestations": health.body["attestations"]} if "attestations" in health.body else {}),
             **({} if self._app.cluster is None else {"cluster": self._app.cluster.details()}),
             "jobs": rows,
         }

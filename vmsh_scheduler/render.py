@@ -123,7 +123,21 @@ def status(view: Json, *, agents: bool = False) -> RenderableType:
     notes = [Text(printable(line), style="yellow") for line in view["findings"]]
     summary = [_agents_line(view["agents"])] if view["agents"]["count"] else []
     several = _several(view["cluster"]) if "cluster" in view else []
-    return Group(head, *notes, *several, *summary, rows)
+    anchors = [_attestations(view["attestations"])] if "attestations" in view else []
+    return Group(head, *notes, *several, *summary, rows, *anchors)
+
+
+def _attestations(view: Json) -> Table:
+    """How far anchors on chains and calendars have come; what a person should look at stands out."""
+    made = table(
+        "\nanchors on chains and calendars", "target", "open", "oldest", "overdue", "final", "faulty", "backoff"
+    )
+    for target, row in view.items():
+        oldest = span(row["oldestOpenS"] * 1000) if row["open"] else "-"
+        alarms = {name: Text(str(row[name]), style="red" if row[name] else "") for name in ("overdue", "faulty")}
+        cells = (target, str(row["open"]), oldest, alarms["overdue"], str(row["final"]), alarms["faulty"])
+        _row(made, *cells, str(row["backoff"]))
+    return made
 
 
 def _several(view: Json) -> list[RenderableType]:

@@ -12,7 +12,7 @@ from vmsh_scheduler.sources.config_files import Watched
 
 SECRETS = frozenset({"auth.tokens", "auth.service_tokens", "auth.jwt_hs256_secret", "callbacks.secret", "redis.url"})
 """Never shown."""
-PATHS = frozenset({"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"})
+PATHS = frozenset({"root", "namespaces_path", "agents_path", "anchors_path", "scheduler_path", "state_path"})
 _LAYOUT = ("config/namespaces.yaml", "state/scheduler.json")
 _SEED_LAYOUT = ("vmsh/config/namespaces.yaml", "out/state/scheduler.json")
 _UNTOLD = frozenset({"origins", "as_written", "cwd", "sections"})
@@ -50,6 +50,7 @@ class Settings:
     root: Path
     namespaces_path: Path
     agents_path: Path
+    anchors_path: Path
     scheduler_path: Path
     state_path: Path
     """Names scheduler.json; its directory holds everything else that is kept (decision 16)."""
@@ -79,9 +80,14 @@ class Settings:
         return self.state_path.parent / "keys"
 
     @property
+    def journal_path(self) -> Path | None:
+        """scheduler.db; None: the journal is in Redis."""
+        return None if self.is_shared else self.state_path.with_name(f"{self.state_path.stem}.db")
+
+    @property
     def config_paths(self) -> tuple[Watched, ...]:
         """For ConfigWatch. A path that somebody named must exist; scheduler.yaml is read at start only."""
-        named = {"namespaces": self.namespaces_path, "agents": self.agents_path}
+        named = {"namespaces": self.namespaces_path, "agents": self.agents_path, "anchors": self.anchors_path}
         return tuple(
             Watched(role, path, self._may_be_absent(role), display(path, self.cwd)) for role, path in named.items()
         )
@@ -142,6 +148,7 @@ def _laid_out(known: Mapping[str, Path], cwd: Path) -> dict[str, Path]:
         "root": root,
         "namespaces_path": config,
         "agents_path": config.parent / "agents.yaml",
+        "anchors_path": config.parent / "anchors.yaml",
         "scheduler_path": config.parent / "scheduler.yaml",
         "state_path": root / state,
     }

@@ -36,7 +36,7 @@ from vmsh_scheduler.sources.yaml_file import parse
 Argv = Annotated[tuple[Annotated[str, Field(max_length=8_192, pattern="^[^\0]*$")], ...], Field(min_length=1)]
 Name = Annotated[str, Field(max_length=200, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
-SCHEMES = ("eip155", "btc", "rfc3161", "local")
+SCHEMES = ("eip155", "btc", "rfc3161", "ots", "local")
 LOCAL_COMMAND = ("{python}", "-P", "-m", "vmsh_scheduler.anchors", "local")
 """`{python}` is replaced by the interpreter that runs the daemon."""
 

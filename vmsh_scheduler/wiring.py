@@ -17,6 +17,7 @@ from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.engine.engine import Engine, Stores
 from vmsh_scheduler.errors import Busy, StateUnreadable
 from vmsh_scheduler.executors.command import CommandExecutor
+from vmsh_scheduler.executors.environment import KILL_SWITCH
 from vmsh_scheduler.first_tick import FirstTick
 from vmsh_scheduler.forwarding import FarRegistry
 from vmsh_scheduler.observe.logs import LogHandler, LogOptions, open_log, under_journald
@@ -124,7 +125,8 @@ async def _wire(
     if lease is None:
         raise Busy(f"{store.directory.path} is in use", hint="one daemon per state directory")
     boot = boot_id()
-    commands = CommandExecutor(store.directory.path / "runs", clock, environ, boot, mask=redactor.mask)
+    told = environ if settings.anchor_write_enabled else {**environ, KILL_SWITCH: "0"}
+    commands = CommandExecutor(store.directory.path / "runs", clock, told, boot, mask=redactor.mask)
     commands.prepare()
     metrics = Metrics(version=__version__, python=sys.version.split()[0])
     observers.observers.append(metrics.observe)

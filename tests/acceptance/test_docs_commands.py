@@ -200,9 +200,9 @@ def test_every_command_and_option_mentioned_is_known() -> None:
     mentions = [(document, *found) for document in DOCUMENTS for found in MENTION.findall(document.read_text())]
     assert len(mentions) > 20
     for document, command, rest in mentions:
-        name = f"{command} {rest.split()[0]}" if command in ("config", "redis") else command
+        name = f"{command} {rest.split()[0]}" if command in ("config", "record", "redis") else command
         shown = help_of(name)
-        options = re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", rest)
+        options = re.findall(r"(?<![\w-])(--?[a-z][a-z0-9-]*)", rest)
         assert [option for option in options if not re.search(rf"{option}\b", shown)] == [], (document.name, command)
 
 

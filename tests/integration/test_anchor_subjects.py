@@ -12,14 +12,17 @@ import pytest
 
 from tests.support.builders import cadence
 from tests.support.site import Site
-from vmsh_scheduler.domain.batch import BadBatch, Batch, Covers, parse
+from vmsh_scheduler.domain.batch import OPEN_MARKS, BadBatch, Batch, Covers, parse
+from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.events import Event, Trouble
 from vmsh_scheduler.domain.job import Job, Subject
 from vmsh_scheduler.domain.run import Found, Nothing
 from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.ports import Change
 from vmsh_scheduler.sources import batch_files, subjects
 from vmsh_scheduler.sources.batch_files import Listing, scan
 from vmsh_scheduler.sources.subjects import BatchSubjects
+from vmsh_scheduler.stores.local.store import open_store
 
 ROOT = "sha256:" + "ab" * 32
 
@@ -46,6 +49,7 @@ class World:
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.began = WallClock().now()
         self.subjects = BatchSubjects(WallClock(), self.tool, self.events.append)
 
     async def tool(self, verb: str, document: dict[str, object]) -> Mapping[str, object]:
@@ -160,6 +164,20 @@ async def test_a_sealing_namespace_seals_first_and_sees_only_its_own(world: Worl
     assert await world.nothing(job, done(found)) == ("unchanged", False)
     world.site.write("a.txt", "b")
     assert (await world.found(job, done(found))).digest != found.digest
+    assert set(world.asked) == {"seal"}
+
+
+async def test_the_journal_is_sealed_first_like_files(world: World) -> None:
+    state = world.site.root / "state" / "scheduler.json"
+    job = world.job("own:record", "journal", base=str(state.with_suffix(".db")))
+    assert await world.nothing(job) == ("no_batch", False)
+    world.site.put_batch("10")
+    store = open_store(state, WallClock())
+    await store.states.apply([Change("dao:x/fast", JobState(), notes=(Note("resume", 1, "dao:x/fast"),))])
+    await store.close()
+    found = await world.found(job)
+    assert found.details["batches"] == [found.id] != ["10"]
+    assert await world.nothing(job, done(found)) == ("unchanged", False)
     assert set(world.asked) == {"seal"}
 
 
@@ -297,3 +315,20 @@ def test_files_too_large_or_unreadable_are_bad(world: World, monkeypatch: pytest
     listing = scan(world.site.batches, Listing(), 0)
     reasons = {seen.what.name: getattr(seen.what, "reason", "") for seen in listing.bad}
     assert reasons == {"10": "larger than 10 bytes", "dir": "Is a directory"}
+
+
+async def test_open_anchors_are_looked_at_while_there_are_some_and_once_when_the_book_is_news(world: World) -> None:
+    book = world.site.out / "submissions" / "eip155-1"
+    job = world.job(kind="open", directory=str(book), target="eip155:1")
+    assert await world.nothing(job) == ("unchanged", False)
+    (book / OPEN_MARKS).mkdir(parents=True)
+    now = WallClock().now
+    looked = JobState(last_success=now() + 60_000)
+    assert (await world.found(job)).target == "eip155:1"
+    assert await world.nothing(job, looked) == ("unchanged", False)
+    assert await world.found(job, JobState(last_success=world.began - 1)), "nobody looked since the start"
+    (book / OPEN_MARKS / "b1").touch()
+    assert await world.found(job, looked)
+    (book / OPEN_MARKS / "b1").unlink()
+    os.utime(book, (now() / 1000 + 120,) * 2)
+    assert await world.found(job, looked), "the book was written since"

@@ -173,6 +173,16 @@ def test_a_super_batch_is_a_tree_over_roots_and_made_once(site: Site) -> None:
     assert combine(site, *parts)["exit"] == Exit.STATE_UNREADABLE
 
 
+def test_two_namespaces_may_combine_the_same_untagged_batches(site: Site) -> None:
+    parts = [site.put_batch("10"), site.put_batch("11")]
+    made = combine(site, *parts)
+    text = Path(made["file"]).read_text()
+    assert combine(site, *parts, namespace="demo:other") == made
+    assert Path(made["file"]).read_text() == text
+    Path(made["file"]).write_text(text.replace("demo:files", "demo:fakes"))
+    assert combine(site, *parts, namespace="demo:other")["exit"] == Exit.STATE_UNREADABLE
+
+
 def test_combine_refuses_what_is_not_there(site: Site) -> None:
     one, two = site.put_batch("10"), site.put_batch("11")
     assert "at least two" in combine(site, one)["message"]
@@ -211,14 +221,17 @@ def test_a_receipt_has_one_anchor_per_chain_strongest_first(site: Site) -> None:
     batch = sealing.glance(Path(sealed["file"]))
     assert isinstance(batch, Batch)
     covered = [receipts.Covered(batch)]
-    for chain in ("rfc3161:tsa", "btc:mainnet", "eip155:1", "btc:mainnet"):
+    for chain in ("eip155:1", "btc:mainnet", "eip155:5", "btc:mainnet"):
         assert receipts.record(site.out, covered, attestation(chain)) == []
     site.anchor(sealed, "k2")
     found = receipts.read(receipts.path_of(site.out, sealed["id"]))
-    assert [anchor["chain"] for anchor in found["anchors"]] == ["btc:mainnet", "eip155:1", "rfc3161:tsa", "local:demo"]
+    assert [anchor["chain"] for anchor in found["anchors"]] == ["btc:mainnet", "eip155:1", "eip155:5", "local:demo"]
     assert found["anchor"] == found["anchors"][0]
     assert found["anchors"][-1]["block"] == 0
-    assert "btc:mainnet (not checked offline)" in [row.detail for row in site.verify(sealed["id"]).rows][-1]
+    assert (
+        "btc:mainnet (not checked here: ask with --online)"
+        in [row.detail for row in site.verify(sealed["id"]).rows][-1]
+    )
     assert not site.failures()
 
 

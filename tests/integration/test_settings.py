@@ -15,6 +15,7 @@ from vmsh_scheduler.environment import VARIABLES
 from vmsh_scheduler.errors import ConfigError, Usage
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.settings_file import LOCAL_COMMAND, SettingsFile, load_settings
+from vmsh_scheduler.sources.rails import OVERRIDES
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -96,6 +97,7 @@ def test_what_somebody_named_must_be_there(tmp_path: Path) -> None:
     assert [(file.role, file.optional, file.name) for file in by_default] == [
         ("namespaces", False, "config/namespaces.yaml"),
         ("agents", True, "config/agents.yaml"),
+        ("anchors", True, "config/anchors.yaml"),
     ]
     named = load_settings({"agents": "/etc/agents.yaml"}, {}, tmp_path).config_paths[1]
     assert (named.optional, named.name) == (False, "/etc/agents.yaml")
@@ -128,6 +130,7 @@ SET = {
     "VMSH_ROOT": ("/r", Path("/r")),
     "VMSH_NAMESPACES": ("/n.yaml", Path("/n.yaml")),
     "VMSH_AGENTS": ("/a.yaml", Path("/a.yaml")),
+    "VMSH_ANCHORS": ("/r.yaml", Path("/r.yaml")),
     "VMSH_STATE": ("/s.json", Path("/s.json")),
     "VMSH_TICK_MS": ("250", 250),
     "VMSH_METRICS_HOST": ("::", "::"),
@@ -322,7 +325,7 @@ def test_the_file_may_use_the_environment_and_is_shown_as_written(tmp_path: Path
 
 def test_rows_are_json_and_complete(tmp_path: Path) -> None:
     rows = load_settings({}, {}, tmp_path).rows()
-    paths = {"root", "namespaces_path", "agents_path", "scheduler_path", "state_path"}
+    paths = {"root", "namespaces_path", "agents_path", "anchors_path", "scheduler_path", "state_path"}
     own = SettingsFile.model_fields.keys() - settings_sections.SECTIONS.keys()
     assert [row["name"] for row in rows] == sorted({*own, *SECTIONS, *paths})
     assert {type(row["value"]) for row in rows} == {str, int, bool, list, dict}
@@ -378,7 +381,9 @@ def test_the_shipped_env_example_names_every_variable_of_ours(tmp_path: Path) ->
     (tmp_path / ".env").write_text("\n".join(lines))
     named = read_env_file(tmp_path / ".env")
     ours = {variable.name for variable in VARIABLES if variable.setting} - SYNONYMS
-    assert ours == named.keys() - {"EVM_RPC", "EVM_ANCHOR_KEY"}
+    of_rails = {name for names in OVERRIDES.values() for name in names}
+    assert of_rails <= named.keys()
+    assert ours == named.keys() - of_rails
     for variable in SETTABLE:
         default = {**DEFAULTS, **SECTIONS}.get(variable.setting)
         if variable.name in named and isinstance(default, (int, str)) and default not in ("", 0):

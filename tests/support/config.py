@@ -126,7 +126,7 @@ def files(namespaces: str | None = None, agents: str | None = None) -> Files:
 
 
 def wanted(commands: Mapping[str, tuple[str, ...]] = STUBS, *, root: Path = ROOT) -> Defaults:
-    return Defaults(root, root / "state" / "keys", 5, 7, commands, ())
+    return Defaults(root, root / "state" / "keys", 5, 7, commands, (), root / "state" / "scheduler.db")
 
 
 def job_set(namespaces: str | None = None, agents: str | None = None, **environ: str) -> JobSet:

@@ -49,6 +49,13 @@ def _quiet(*argv: str) -> bool:
     return bool(shutil.which(argv[0])) and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
+def _anvil() -> bool:
+    from tests.support.evm import find_anvil
+
+    found = find_anvil()
+    return found is not None and _quiet(found, "--version")
+
+
 CAPABILITIES: Mapping[str, Callable[[], bool]] = {
     "root": _root,
     "another user than root": lambda: not _root(),
@@ -56,11 +63,14 @@ CAPABILITIES: Mapping[str, Callable[[], bool]] = {
     "loop images": _loop_images,
     "immutable files": _immutable_files,
     "strace": _strace,
+    "bitcoind": lambda: bool(os.environ.get("VMSH_TEST_BITCOIND") or shutil.which("bitcoind")),
     "gcc": lambda: bool(shutil.which("gcc")),
     "pid namespaces": lambda: _root() and _quiet("unshare", "-p", "-f", "true"),
     "setpriv": lambda: _root() and bool(shutil.which("setpriv")),
     "systemd-analyze": lambda: bool(shutil.which("systemd-analyze")),
+    "openssl": lambda: _quiet("openssl", "ts", "-help"),
     "linux": lambda: sys.platform == "linux",
+    "anvil": _anvil,
 }
 
 

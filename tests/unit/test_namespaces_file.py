@@ -1,5 +1,7 @@
 """namespaces.yaml -> jobs, and everything that is refused, at its place."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.config import ROOT, SEED_003, cadence, files, job_set, problems, wanted
@@ -142,6 +144,29 @@ def test_seal_says_what_is_sealed() -> None:
         assert job.subject.files == ("README.md", "docs/**/*.md")
 
 
+def test_seal_may_be_over_the_journal() -> None:
+    found = job_set(
+        """
+        namespaces:
+          own:record:
+            seal: {journal: true}
+            cadence: {fast: {target: "local:record", every: 5m}}
+        """
+    )
+    subject = found.jobs["own:record/fast"].subject
+    assert subject is not None
+    assert (subject.kind, subject.base, subject.files) == ("journal", str(ROOT / "state/scheduler.db"), ())
+    assert subject.seals
+
+
+def test_a_journal_in_redis_cannot_be_sealed() -> None:
+    text = "namespaces: {x: {seal: {journal: true}, cadence: {fast: {target: 'local:a', every: 1m}}}}\n"
+    with pytest.raises(ConfigError) as refused:
+        compile_files(files(text), replace(wanted(), journal_path=None), {})
+    (problem,) = refused.value.problems
+    assert problem.startswith("namespaces.yaml:1:34: namespaces.x.seal.journal: the journal is in Redis here")
+
+
 def test_the_working_directory_is_not_named_when_it_is_the_daemons_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
@@ -213,6 +238,13 @@ def test_a_bad_field_is_refused_at_its_place(line: str, column: int, message: st
         ("namespaces: {x: {seal: {files: []}, cadence: {fast: {target: 'local:a', every: 1m}}}}", "1:32", "files"),
         ("namespaces: {x: {seal: {files: [/etc]}, cadence: {fast: {target: 'local:a', every: 1m}}}}", "1:33", "base"),
         ("namespaces: {x: {seal: {files: [../a]}, cadence: {fast: {target: 'local:a', every: 1m}}}}", "1:33", "base"),
+        ("namespaces: {x: {seal: {}, cadence: {fast: {target: 'local:a', every: 1m}}}}", "1:24", "takes either"),
+        ("namespaces: {x: {seal: {journal: false}, cadence: {fast: {target: 'local:a', every: 1m}}}}",
+         "1:24", "takes either"),
+        ("namespaces: {x: {seal: {journal: true, files: [a]}, cadence: {fast: {target: 'local:a', every: 1m}}}}",
+         "1:24", "takes either `files` or `journal: true`"),
+        ("namespaces: {x: {seal: {journal: true, base: .}, cadence: {fast: {target: 'local:a', every: 1m}}}}",
+         "1:24", "`base` is for `files`"),
         ("namespaces: {x: {witnesses: {min_required: 0, allowlist: []}, "
          "cadence: {fast: {target: 'local:a', every: 1m}}}}", "1:44", "min_required"),
         ("namespaces: {x: {schema_policy: {alow: []}, "

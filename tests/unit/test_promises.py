@@ -72,6 +72,7 @@ FROM_THE_SEEDS = {
 }
 OWN_ENVIRONMENT = {
     "VMSH_AGENTS": "agents_path",
+    "VMSH_ANCHORS": "anchors_path",
     "VMSH_CONFIG": "scheduler_path",
     "VMSH_METRICS_HOST": "metrics_host",
     "VMSH_METRICS_PORT": "metrics_port",

@@ -11,7 +11,7 @@ from vmsh_scheduler.errors import Usage
 from vmsh_scheduler.sources.schema import schema
 
 CONFIG = Path(__file__).parents[2] / "config"
-FILES = ("namespaces", "agents", "scheduler")
+FILES = ("namespaces", "agents", "anchors", "scheduler")
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:
@@ -61,5 +61,5 @@ def test_it_knows_what_the_models_know() -> None:
 
 
 def test_another_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(Usage, match="namespaces, agents, scheduler"):
+    with pytest.raises(Usage, match="namespaces, agents, anchors, scheduler"):
         schema("tasks")

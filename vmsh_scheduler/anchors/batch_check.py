@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from vmsh_scheduler.anchors import journal_check
 from vmsh_scheduler.anchors.evidence import Evidence, Glance, Loaded
 from vmsh_scheduler.anchors.report import Row
 from vmsh_scheduler.anchors.sealing import fingerprint, sealed_files
 from vmsh_scheduler.domain.batch import BadBatch, Document, digest_holds, file_leaf, is_hash, leaves_root, render
 
-_OWN = ("files", "batches", "count", "digest")
+_OWN = ("files", "heads", "batches", "count", "digest")
 """Fields that only our writers make: with any of them a document must match its own digest."""
 
 
 def check(evidence: Evidence, path: Path) -> Iterator[Row]:
-    """The batch row, and one for each member of a super-batch that is not what was combined."""
+    """The batch row, one for each member of a super-batch that is not what was combined, and those of a journal: it
+    only grows, so each batch of it has to hold for ever, and not the newest alone."""
     loaded = evidence.load(path)
     if isinstance(loaded, BadBatch):
         yield Row(path.stem, "batch", False, loaded.reason)
@@ -21,6 +23,8 @@ def check(evidence: Evidence, path: Path) -> Iterator[Row]:
     fault = fault_of(loaded) or _ledger_fault(evidence, loaded)
     yield Row(path.stem, "batch", not fault, fault or _praise(loaded))
     yield from _members(evidence, loaded)
+    if not fault:
+        yield from journal_check.check(evidence, loaded)
 
 
 def _praise(loaded: Loaded) -> str:
@@ -46,13 +50,15 @@ def _own_fault(loaded: Loaded) -> str:
 def _leaves_fault(loaded: Loaded) -> str:
     leaves = loaded.document.get("leaves")
     if leaves is None:
-        return "corrupt: it has no leaves" if {"files", "batches"} & loaded.document.keys() else ""
+        return "corrupt: it has no leaves" if {"files", "heads", "batches"} & loaded.document.keys() else ""
     if not isinstance(leaves, list) or not all(is_hash(leaf) for leaf in leaves):
         return "corrupt: leaves are no list of sha256:<hex>"
     if leaves_root(loaded.batch.tree, leaves) != loaded.batch.root:
         return "corrupt: its leaves do not give its root"
     if "files" in loaded.document and _leaves_of(loaded.document) != leaves:
         return "corrupt: its files are not its leaves"
+    if "heads" in loaded.document and journal_check.leaves_of(loaded.document) != leaves:
+        return "corrupt: its heads are not its leaves"
     if loaded.batch.combined and _roots_of(loaded.document) != leaves:
         return "corrupt: its batches are not its leaves"
     return ""

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.journal import Chains
 from vmsh_scheduler.anchors.ledger import Place
 from vmsh_scheduler.anchors.ledger_check import View, inspect, size_of
+from vmsh_scheduler.anchors.online import Online
 from vmsh_scheduler.anchors.report import Row
 from vmsh_scheduler.anchors.sealing import batch_files
+from vmsh_scheduler.anchors.trust import Trust
 from vmsh_scheduler.domain.batch import BadBatch, Batch, Document, describe, load
 
 
@@ -36,9 +39,14 @@ class Glance:
 class Evidence:
     """Lazy; a snapshot of nothing: a verification beside a running daemon may see newer files than ledgers."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, online: Online | None = None, *, trust: Trust | None = None) -> None:
         self.root = Path(root).absolute()
+        self.trust = trust or Trust(self.root)
+        """Whose time stamps are believed."""
         self.out = self.root / "out"
+        self.online = online
+        """None: no node is asked."""
+        self._chains: dict[str, Chains] = {}
 
     @cached_property
     def ledgers(self) -> dict[str, tuple[Row, View | None]]:
@@ -54,6 +62,12 @@ class Evidence:
             loaded = self.load(path)
             found[path.stem] = loaded if isinstance(loaded, BadBatch) else Glance(loaded.batch, loaded.sha256)
         return found
+
+    def chains(self, path: str) -> Chains:
+        """Of a sealed journal, by its path as the batch has it."""
+        if path not in self._chains:
+            self._chains[path] = Chains(self.root / path)
+        return self._chains[path]
 
     def find(self, name: Path) -> Path:
         """Absolute; a relative one from the working directory if it is there, else below the root."""

@@ -27,7 +27,8 @@ class Facts:
     """Input of one verb."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Holds keys and passwords, so that no text shows it."""
 
     def text(self, key: str, variable: str = "") -> str:
         """`a.b` looks into the object `a`; "" when neither says it; Invalid when it is no text."""

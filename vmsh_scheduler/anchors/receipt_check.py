@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from vmsh_scheduler.anchors import receipts
+from vmsh_scheduler.anchors import ots_said, receipts
+from vmsh_scheduler.anchors.chain import Anchor
 from vmsh_scheduler.anchors.evidence import Evidence, Glance, Loaded
 from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.rails import LOOKERS
 from vmsh_scheduler.anchors.report import Row
 from vmsh_scheduler.domain import merkle
 from vmsh_scheduler.domain.batch import V0, Document, hash_bytes, is_hash
+
+_OFFLINE = ("local:", "rfc3161:")
+"""Chains that need no node."""
 
 
 def check_batch_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
@@ -21,7 +27,7 @@ def check_batch_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
     if isinstance(batch, Glance) and batch.batch.root != document["batchRoot"]:
         yield Row(path.stem, "receipt", False, "its root is not that of the batch")
         return
-    yield _anchors_row(evidence, path.stem, document["anchors"], document["batchRoot"])
+    yield _anchors_row(evidence, path.stem, document["anchors"], Anchored(path.stem, document["batchRoot"]))
 
 
 def check_event_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
@@ -35,7 +41,9 @@ def check_event_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
     if fault:
         yield Row(path.stem, "receipt", False, fault)
         return
-    yield _anchors_row(evidence, path.stem, receipts.event_anchors(document), document["batchRoot"])
+    batch = _batch_of(evidence, document["batchRoot"])
+    about = Anchored(batch.batch.id if batch else "", document["batchRoot"])
+    yield _anchors_row(evidence, path.stem, receipts.event_anchors(document), about)
 
 
 def _event_fault(evidence: Evidence, document: Document) -> str:
@@ -68,31 +76,75 @@ def _batch_of(evidence: Evidence, root: str) -> Loaded | None:
     return None
 
 
-def _anchors_row(evidence: Evidence, subject: str, anchors: list[Document], root: str) -> Row:
+class Anchored(NamedTuple):
+    """What a receipt's anchors speak of; `batch` "" = not known."""
+
+    batch: str
+    root: str
+
+
+def _anchors_row(evidence: Evidence, subject: str, anchors: list[Document], about: Anchored) -> Row:
     faults, said = [], []
     for anchor in anchors:
-        scheme = anchor["chain"].partition(":")[0]
-        fault = anchor_fault(evidence, anchor, root)
+        fault = anchor_fault(evidence, anchor, about.root) or _online_fault(evidence, anchor, about)
         if fault:
             faults.append(fault)
         else:
-            said.append(anchor["chain"] if scheme == "local" else f"{anchor['chain']} (not checked offline)")
+            said.append(_said(evidence, anchor))
     return Row(subject, "receipt", not faults, "; ".join(faults or said) or "not anchored yet")
 
 
-def anchor_fault(evidence: Evidence, anchor: Document, root: str) -> str:
-    """Why an anchor does not speak for `root`; only ledgers are checked here, "" for every other chain."""
+def _said(evidence: Evidence, anchor: Document) -> str:
+    if anchor["chain"].startswith("ots:"):
+        return ots_said.said(anchor)
+    return f"{anchor['chain']}{_unchecked(evidence, anchor['chain'])}"
+
+
+def _unchecked(evidence: Evidence, chain: str) -> str:
+    """A reader must see what was not looked at."""
+    if chain.partition(":")[0] in LOOKERS:
+        return "" if evidence.online else " (not checked here: ask with --online)"
+    return "" if chain.startswith(_OFFLINE) else " (not checked offline)"
+
+
+def _online_fault(evidence: Evidence, anchor: Document, about: Anchored) -> str:
+    if evidence.online is None:
+        return ""
+    if not evidence.online.speaks_of(anchor["chain"]):
+        known = anchor["chain"].startswith(_OFFLINE)
+        return "" if known else f"{anchor['chain']}: no rail of ours, so it cannot be checked"
+    if anchor["chain"].startswith("ots:") and ots_said.pending(anchor):
+        return ""  # it names no block that a node could be asked for
     via = anchor.get("via")
-    if via is not None:
-        if not _leads_up(via, root):
-            return "its path does not lead from the batch to the super-batch"
-        root = via["root"]
+    batch, root = (str(via.get("batch", "")), via["root"]) if isinstance(via, dict) else about
+    return evidence.online.fault(anchor, Anchor(batch, hash_bytes(root)))
+
+
+def anchor_fault(evidence: Evidence, anchor: Document, root: str) -> str:
+    """Why an anchor does not speak for `root`; "" for chains that only a node knows."""
+    root = spoken_root(anchor, root)
+    if not root:
+        return "its path does not lead from the batch to the super-batch"
+    if anchor["chain"].startswith("rfc3161:"):
+        from vmsh_scheduler.anchors.token_check import token_fault  # its libraries are slow to load
+
+        return token_fault(evidence.trust, anchor, root)
+    if anchor["chain"].startswith("ots:"):
+        return ots_said.fault_of(evidence.out, anchor, root)
     if not anchor["chain"].startswith("local:"):
         return ""
     view = evidence.view(anchor["chain"], anchor["block"])
     if view is None:
         return f"{anchor['chain']}: there is no such ledger, or it is not sound"
     return view.fault(anchor, root)
+
+
+def spoken_root(anchor: Document, root: str) -> str:
+    """The root that was anchored: the batch's own, or the one of the super-batch above it; "" = it is not above."""
+    via = anchor.get("via")
+    if via is None:
+        return root
+    return str(via["root"]) if _leads_up(via, root) else ""
 
 
 def _leads_up(via: object, root: str) -> bool:

@@ -54,17 +54,32 @@ def path_of(out: Path, batch_id: str) -> Path:
     return out / "receipts" / "batches" / f"{batch_id}.json"
 
 
-def record(out: Path, covered: Sequence[Covered], attestation: Document) -> list[str]:
-    """Adds the attestation to every receipt concerned; what could not be done is returned as warnings."""
+def record(
+    out: Path, covered: Sequence[Covered], attestation: Document, *, namespace: str = "", cadence: str = ""
+) -> list[str]:
+    """Adds the attestation to every receipt concerned, and has the first of them remembered where that is wanted;
+    what could not be done is returned as warnings."""
     disk.make_directory(out / "receipts" / "batches")
-    warnings: list[str] = []
     with disk.locked(out / "receipts"):
-        for item in covered:
-            warnings += _record_batch(out, item, attestation)
-        events = {item.batch.root: item for item in covered if item.batch.tree == V0}
-        if events:
-            warnings += _record_events(out / "receipts", events, attestation)
-    return warnings[:_WARNINGS]
+        if not (out.parent / "ops").is_dir():
+            return _record_all(out, covered, attestation)[:_WARNINGS]
+        from vmsh_scheduler.anchors.remembrancer import Remembrancer  # with SQLite: only for those who want it
+
+        memory = Remembrancer(out.parent)
+        warnings = memory.settle(out)
+        memory.intend(covered[0].batch, attestation, namespace=namespace, cadence=cadence)
+        warnings += _record_all(out, covered, attestation)
+        return [*warnings, *memory.settle(out)][:_WARNINGS]
+
+
+def _record_all(out: Path, covered: Sequence[Covered], attestation: Document) -> list[str]:
+    warnings: list[str] = []
+    for item in covered:
+        warnings += _record_batch(out, item, attestation)
+    events = {item.batch.root: item for item in covered if item.batch.tree == V0}
+    if events:
+        warnings += _record_events(out / "receipts", events, attestation)
+    return warnings
 
 
 def read(path: Path) -> Document:
@@ -92,10 +107,13 @@ def is_attestation(value: object) -> bool:
 
 
 def merged(anchors: Sequence[Document], new: Document) -> list[Document]:
-    """Strongest chain first; the earliest anchor of a chain stays."""
-    if any(anchor["chain"] == new["chain"] for anchor in anchors):
+    """Strongest chain first; the earliest anchor of a chain stays, but what is told of the same transaction, or of
+    one that took its place, is told anew."""
+    known = next((anchor for anchor in anchors if anchor["chain"] == new["chain"]), None)
+    if known is not None and known["tx"] not in (new["tx"], *new.get("earlier", ())):
         return list(anchors)
-    return sorted([*anchors, new], key=lambda anchor: (strength(anchor["chain"]), anchor["chain"]))
+    kept = [anchor for anchor in anchors if anchor is not known]
+    return sorted([*kept, new], key=lambda anchor: (strength(anchor["chain"]), anchor["chain"]))
 
 
 def _record_batch(out: Path, item: Covered, attestation: Document) -> list[str]:

@@ -9,7 +9,8 @@ from vmsh_scheduler.errors import Exit
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`kind`: ledger, checkpoint, batch, member, file, receipt, anchor, proof, nothing."""
+    """`kind`: ledger, checkpoint, batch, member, file, journal, pruned, receipt, anchor, proof, memory, deployment,
+    submission, nothing."""
 
     subject: str
     kind: str

@@ -1,4 +1,5 @@
-"""`seal`: files -> one batch file with an RFC 6962 tree over (path, sha256, size) of each."""
+"""`seal`: files -> one batch file with an RFC 6962 tree over (path, sha256, size) of each; or the same over
+(job, seq, head) of the journal's chains."""
 
 import os
 import stat
@@ -8,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from vmsh_scheduler.anchors import disk
+from vmsh_scheduler.anchors import disk, journal
 from vmsh_scheduler.anchors.facts import Facts, now_s, relative_to_root
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.matching import Omitted, match
@@ -17,6 +18,7 @@ from vmsh_scheduler.domain.batch import (
     BadBatch,
     Batch,
     Document,
+    chain_leaf,
     describe,
     file_leaf,
     head,
@@ -44,16 +46,20 @@ class Wanted:
     directory: Path
     root: Path
     excluded: tuple[Path, ...] = ()
+    journal: Path | None = None
+    """The scheduler's, in place of files."""
 
 
 def wanted(facts: Facts) -> Wanted:
-    """From {namespace, files, base, directory}; our own `out/` and state are never sealed."""
+    """From {namespace, files, base, directory, journal}; our own `out/` and state are never sealed."""
     root, directory = facts.root, Path(facts.text("directory") or facts.root / "out" / "batches").absolute()
     if not facts.text("root", "VMSH_ROOT") and directory.parts[-2:] == ("out", "batches"):
         root = directory.parent.parent
     own = directory.parent if directory.parent.name == "out" else directory
     state = facts.keys.parent if facts.keys.parent.name == "state" else facts.keys
+    told = facts.text("journal")
     return Wanted(
+        journal=Path(told) if told else None,
         namespace=facts.text("namespace", "VMSH_NAMESPACE"),
         files=facts.texts("files"),
         base=Path(facts.text("base") or "."),
@@ -69,8 +75,26 @@ def run(facts: Facts) -> Document:
 
 
 def seal(what: Wanted, now: int) -> Document:
-    """Writes a batch unless the newest one of the namespace has the same root; Invalid when no file is left."""
+    """Writes a batch unless the newest one of the namespace has the same root; Invalid when no file is left. A journal
+    without rows is nothing to seal yet."""
     what = _resolved(what)
+    found = _of_files(what) if what.journal is None else _of_journal(what, what.journal)
+    if not found["leaves"]:
+        return {"status": "unchanged", "count": 0, "omitted": []}
+    disk.make_directory(what.directory)
+    with disk.locked(what.directory):
+        return _settle(what, found, now)
+
+
+def _of_journal(what: Wanted, path: Path) -> Document:
+    """The fields of a batch that are about the journal."""
+    heads = journal.heads(path, what.namespace)
+    leaves = [chain_leaf(head["job"], head["seq"], head["head"]) for head in heads]
+    return {"journal": relative_to_root(path, what.root), "heads": heads, "leaves": leaves}
+
+
+def _of_files(what: Wanted) -> Document:
+    """The fields of a batch that are about files."""
     matches = match(what.base, what.files, _inside(what))
     omitted = matches.omitted
     files: list[Document] = []
@@ -82,16 +106,21 @@ def seal(what: Wanted, now: int) -> Document:
             files.append({"path": name, "sha256": found[0], "size": found[1]})
     if not files:
         raise Invalid(f"nothing to seal in {what.base}: {_reasons(omitted)}")
-    disk.make_directory(what.directory)
-    with disk.locked(what.directory):
-        return _settle(what, files, omitted, now)
+    return {
+        "base": relative_to_root(what.base, what.root),
+        "leaves": [file_leaf(file["path"], file["sha256"], file["size"]) for file in files],
+        "files": files,
+        "omitted": [asdict(item) for item in omitted[:_REPORTED]],
+        "omittedCount": len(omitted),
+    }
 
 
 def _resolved(what: Wanted) -> Wanted:
     """With real paths, so that a link that leads out is seen as one."""
     excluded = tuple(Path(os.path.realpath(path)) for path in what.excluded)
     base = Path(os.path.realpath(what.root / what.base))
-    return replace(what, base=base, root=Path(os.path.realpath(what.root)), excluded=excluded)
+    told = None if what.journal is None else Path(os.path.realpath(what.journal))
+    return replace(what, base=base, root=Path(os.path.realpath(what.root)), excluded=excluded, journal=told)
 
 
 def _inside(what: Wanted) -> tuple[Path, ...]:
@@ -99,11 +128,11 @@ def _inside(what: Wanted) -> tuple[Path, ...]:
     return tuple(path for path in what.excluded if not what.base.is_relative_to(path))
 
 
-def _settle(what: Wanted, files: list[Document], omitted: list[Omitted], now: int) -> Document:
-    leaves = [file_leaf(file["path"], file["sha256"], file["size"]) for file in files]
-    root = leaves_root(RFC6962, leaves)
+def _settle(what: Wanted, found: Document, now: int) -> Document:
+    count = len(found["leaves"])
+    root = leaves_root(RFC6962, found["leaves"])
     newest = newest_of(what.directory, what.namespace)
-    report = {"root": root, "count": len(files), "omitted": [asdict(item) for item in omitted[:_REPORTED]]}
+    report = {"root": root, "count": count, "omitted": found.get("omitted", [])}
     if newest is not None and newest.root == root:
         return {"status": "unchanged", "id": newest.id, "file": _file(what, newest.id), **report}
     created = max(now, newest.created_at // 1000) if newest else now
@@ -115,12 +144,8 @@ def _settle(what: Wanted, files: list[Document], omitted: list[Omitted], now: in
             "tree": RFC6962,
             "createdAt": created,
             "namespace": what.namespace,
-            "base": relative_to_root(what.base, what.root),
-            "count": len(files),
-            "omittedCount": len(omitted),
-            "leaves": leaves,
-            "files": files,
-            "omitted": report["omitted"],
+            "count": count,
+            **found,
         }
     )
     disk.replace(what.directory / f"{identity}.json", render(document).encode())
@@ -210,3 +235,9 @@ def sealed_files(document: Mapping[str, Any]) -> list[Document]:
     """[{path, sha256, size}] of a sealed batch; empty for any other."""
     files = document.get("files", [])
     return files if isinstance(files, list) else []
+
+
+def sealed_heads(document: Mapping[str, Any]) -> list[Document]:
+    """[{job, seq, head}] of a sealed journal; empty for any other batch."""
+    heads = document.get("heads", [])
+    return heads if isinstance(heads, list) else []

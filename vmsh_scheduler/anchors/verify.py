@@ -3,32 +3,52 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmsh_scheduler.anchors import batch_check, disk, ledger_check, receipt_check
+from vmsh_scheduler.anchors import (
+    audit,
+    batch_check,
+    disk,
+    ledger_check,
+    online,
+    ots_proof,
+    ots_said,
+    receipt_check,
+    submission_check,
+)
 from vmsh_scheduler.anchors.evidence import Evidence, Glance
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.proof import FORMAT, check_proof, proof, proof_rows
 from vmsh_scheduler.anchors.report import Report, Row
+from vmsh_scheduler.anchors.trust import Trust
 from vmsh_scheduler.domain.batch import Document, is_id, load
 from vmsh_scheduler.errors import NotFound, Usage
 
 
 def run(facts: Facts) -> Document:
     """The verb: {root, what}."""
-    report = verify(facts.root, facts.text("what") or "all")
+    report = verify(facts.root, facts.text("what") or "all", online.of_facts(facts), trust=_trust(facts))
     return {"status": "ok" if report.ok else "failed", "exit": int(report.exit), **report.to_json()}
 
 
-def verify(root: Path, what: str = "all") -> Report:
-    """`what`: all, a batch id, local:<ledger>, or a file: batch, receipt, proof, kept checkpoint or sealed file.
+def _trust(facts: Facts) -> Trust:
+    anchors, one = facts.text("anchors", "VMSH_ANCHORS"), facts.text("trust")
+    return Trust(facts.root, Path(anchors) if anchors else None, facts.environ, Path(one) if one else None)
+
+
+def verify(root: Path, what: str = "all", asking: online.Online | None = None, *, trust: Trust | None = None) -> Report:
+    """`what`: all, a batch id, local:<ledger>, or a file: batch, receipt, proof, kept checkpoint, sealed file
+    or deployed one.
 
     Raises Usage when it is none of these."""
-    return Report.of(checks(root, what))
+    return Report.of(checks(root, what, asking, trust=trust))
 
 
-def checks(root: Path, what: str = "all") -> Iterator[Row]:
-    """The same row by row, for a progress display."""
-    evidence = Evidence(root)
+def checks(
+    root: Path, what: str = "all", asking: online.Online | None = None, *, trust: Trust | None = None
+) -> Iterator[Row]:
+    """The same row by row, for a progress display. `asking`: nodes are asked too. `trust`: whose time stamps count;
+    default what anchors.yaml below the root says."""
+    evidence = Evidence(root, asking, trust=trust)
     if what in ("", "all"):
         return _everything(evidence)
     if what.startswith("local:"):
@@ -60,8 +80,11 @@ def _all_rows(evidence: Evidence) -> Iterator[Row]:
         yield from receipt_check.check_batch_receipt(evidence, path)
     for path in _receipts(evidence, ""):
         yield from receipt_check.check_event_receipt(evidence, path)
+    yield from submission_check.check(evidence.out)
     for batch in evidence.newest().values():
         yield from batch_check.check_files(evidence, evidence.batch_path(batch.id))
+    if (evidence.root / "ops" / "data").is_dir():
+        yield from audit.audit(evidence.root)
 
 
 def _receipts(evidence: Evidence, part: str) -> list[Path]:
@@ -102,7 +125,16 @@ def _file(evidence: Evidence, path: Path) -> Iterator[Row]:
         return receipt_check.check_batch_receipt(evidence, path)
     if place == (evidence.out / "receipts").resolve():
         return receipt_check.check_event_receipt(evidence, path)
-    return _by_content(evidence, path) or _sealed(evidence, path)
+    if place.parent == (evidence.root / "ops" / "receipts").resolve() and path.suffix == ".receipt":
+        return audit.receipt_rows(evidence.root, path)
+    return _by_content(evidence, path) or _deployed_or_sealed(evidence, path)
+
+
+def _deployed_or_sealed(evidence: Evidence, path: Path) -> Iterator[Row]:
+    """A file that a deploy receipt speaks of need not be sealed as well."""
+    told = audit.evidence_rows(evidence.root, path)
+    yield from told
+    yield from _sealed(evidence, path, needed=not told)
 
 
 def _by_content(evidence: Evidence, path: Path) -> Iterator[Row] | None:
@@ -110,9 +142,12 @@ def _by_content(evidence: Evidence, path: Path) -> Iterator[Row] | None:
         raw = disk.read(path, disk.SMALL_LIMIT)
     except (OSError, Invalid):
         return None
+    if raw.startswith(ots_proof.MAGIC):
+        known = {one.batch.root: name for name, one in evidence.batches.items() if isinstance(one, Glance)}
+        return iter([ots_said.file_row(raw, known, str(path))])
     document = load(raw)
     if isinstance(document, dict) and document.get("format") == FORMAT:
-        return iter(check_proof(document))
+        return iter(check_proof(document, trust=evidence.trust))
     text = raw.decode(errors="replace")
     for _, view in evidence.ledgers.values():
         if view is not None and text.startswith(f"{view.verifier.name}\n") and "\n\n— " in text:
@@ -120,15 +155,16 @@ def _by_content(evidence: Evidence, path: Path) -> Iterator[Row] | None:
     return None
 
 
-def _sealed(evidence: Evidence, path: Path) -> Iterator[Row]:
+def _sealed(evidence: Evidence, path: Path, *, needed: bool) -> Iterator[Row]:
     """A file: its newest anchored batch, the way up to the checkpoint, and whether it still is what was sealed."""
     subject = str(path)
     try:
         document = proof(evidence.root, path, evidence=evidence)
     except (NotFound, Invalid) as error:
-        yield Row(subject, "file", False, str(error))
+        if needed or not isinstance(error, NotFound):
+            yield Row(subject, "file", False, str(error))
         return
     batch = evidence.batches.get(document["batch"]["id"])
     if isinstance(batch, Glance):
         yield from batch_check.check(evidence, evidence.batch_path(batch.batch.id))
-    yield from proof_rows(document, path)
+    yield from proof_rows(document, path, evidence.trust)

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from vmsh_scheduler.cli.output import as_json, json_text
 from vmsh_scheduler.errors import Usage
 
 if TYPE_CHECKING:
+    from vmsh_scheduler.anchors.facts import Facts
     from vmsh_scheduler.anchors.report import Row
 
 SHOW_AFTER_S = 1.0
@@ -23,7 +26,7 @@ SHOWN = 40
 
 
 def register(app: typer.Typer) -> None:
-    for command in (seal, proof, verify):
+    for command in (seal, proof, verify, deploy_contract):
         app.command()(command)
 
 
@@ -32,34 +35,37 @@ def seal(
     namespace: Annotated[str, typer.Argument(help="A namespace with `seal`; all of them without it.")] = "",
     json: AsJson = False,
 ) -> None:
-    """Seal a batch now: a Merkle tree over the files that `seal.files` names."""
+    """Seal a batch now: a Merkle tree over the files that `seal.files` names, or over the journal's heads."""
     from vmsh_scheduler.anchors.sealing import Wanted
-    from vmsh_scheduler.anchors.sealing import seal as seal_files
+    from vmsh_scheduler.anchors.sealing import seal as seal_now
     from vmsh_scheduler.disk_view import DiskView
 
     context: Context = ctx.obj
     subjects = {
         job.subject.namespace: job.subject
         for job in DiskView(context.settings, context.environ).valid_jobs().values()
-        if job.subject is not None and job.subject.kind == "seal" and namespace in ("", job.subject.namespace)
+        if job.subject is not None and job.subject.seals and namespace in ("", job.subject.namespace)
     }
     if not subjects:
         raise Usage(
             f"namespace {namespace!r} has no `seal`" if namespace else "no namespace has `seal`",
-            hint="add `seal: {files: [...]}` to it in namespaces.yaml",
+            hint="add `seal: {files: [...]}` or `seal: {journal: true}` to it in namespaces.yaml",
         )
     root, now = context.settings.root, int(time.time())
     own = (root / "out", context.settings.state_path.parent)
     with reading_disk():
-        results = {
-            name: seal_files(Wanted(name, s.files, Path(s.base), Path(s.directory), root, own), now)
-            for name, s in subjects.items()
-        }
+        results = {}
+        for name, s in subjects.items():
+            what = Wanted(name, s.files, Path(s.base), Path(s.directory), root, own)
+            if s.kind == "journal":
+                what = replace(what, base=root, journal=Path(s.base))
+            results[name] = seal_now(what, now)
     if json:
         as_json(results)
         return
     for name, result in results.items():
-        typer.echo(f"{name}: batch {result.get('id')} {result.get('root')} ({result.get('status')})")
+        told = f"batch {result['id']} {result['root']}" if result["count"] else "no row is in the journal yet"
+        typer.echo(f"{name}: {told} ({result['status']})")
 
 
 def proof(
@@ -85,20 +91,72 @@ def verify(
     ctx: typer.Context,
     what: Annotated[str, typer.Argument(help="A file, a batch id, a proof, local:LEDGER, or all.")] = "all",
     json: AsJson = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the nodes of anchors.yaml for each transaction.")
+    ] = False,
+    trust: Annotated[
+        Path | None, typer.Option(help="PEM file of the roots to believe time stamps by, in place of anchors.yaml's.")
+    ] = None,
 ) -> int:
     """Recompute batches, receipts, ledgers and proofs from the bytes on disk. Exit 1 if anything does not hold."""
+    from vmsh_scheduler.anchors.online import Online
     from vmsh_scheduler.anchors.report import Report
+    from vmsh_scheduler.anchors.trust import Trust
     from vmsh_scheduler.anchors.verify import checks
 
     context: Context = ctx.obj
     with reading_disk():
-        rows = _with_progress(checks(context.settings.root, what))
+        asking = Online(partial(rail_facts, context)) if online else None
+        trusted = Trust(context.settings.root, context.settings.anchors_path, context.environ, trust)
+        rows = _with_progress(checks(context.settings.root, what, asking, trust=trusted))
     report = Report(tuple(rows))
     if json:
         as_json(report.to_json())
     else:
         _show(report.to_json())
     return int(report.exit)
+
+
+def deploy_contract(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Option("--target", help="eip155:<chainId>, with an entry in anchors.yaml.")],
+    again: Annotated[bool, typer.Option("--again", help="Another one, although one is there.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Put the BatchAnchor contract onto a chain, at the cost of its entry's key. Said twice, it is done once."""
+    from vmsh_scheduler.anchors.deploy import run
+    from vmsh_scheduler.anchors.facts import Facts
+
+    facts = rail_facts(ctx.obj, target)
+    if facts is None:
+        raise Usage(f"anchors.yaml has no entry for {target}", hint="add one below `eip155`")
+    with reading_disk():
+        result = run(Facts({**facts.document, "again": again}, facts.environ))
+    if json:
+        as_json(result)
+        return
+    typer.echo(f"BatchAnchor is at {result['address']} on {target}, since block {result['block']} ({result['tx']})")
+    typer.echo(f"for its entry in anchors.yaml:\n    {result['line']}")
+
+
+def rail_facts(context: Context, target: str) -> "Facts | None":
+    """What a run of this target would be told of its rail; None: anchors.yaml has no entry for it."""
+    from vmsh_scheduler.anchors.facts import Facts
+    from vmsh_scheduler.sources import grammar
+    from vmsh_scheduler.sources.anchors_file import read_anchors
+
+    path = context.settings.anchors_path
+    if not path.exists():
+        return None
+    try:
+        wanted = grammar.target(target)
+    except grammar.GrammarError as error:
+        raise Usage(f"target {error}") from None
+    rail = read_anchors(path.read_bytes(), path.name, context.environ).rail(wanted)
+    if rail is None:
+        return None
+    about = {"root": str(context.settings.root), "target": target, "rail": rail.entry, "railName": rail.name}
+    return Facts(about, context.environ)
 
 
 @contextmanager

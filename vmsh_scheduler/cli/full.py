@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vmsh_scheduler import __version__
-from vmsh_scheduler.cli import act, evidence, inspect, setup
+from vmsh_scheduler.cli import act, evidence, inspect, remembered, setup
 from vmsh_scheduler.cli import agents as agents_commands
 from vmsh_scheduler.cli import redis as redis_commands
 from vmsh_scheduler.cli.context import Context
@@ -43,7 +43,7 @@ def _common(
     ctx.obj = Context({name: str(path) for name, path in flags.items() if path is not None}, env_file)
 
 
-for module in (setup, inspect, act, agents_commands, redis_commands, evidence):
+for module in (setup, inspect, act, agents_commands, redis_commands, evidence, remembered):
     module.register(app)
 
 

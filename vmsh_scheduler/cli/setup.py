@@ -12,7 +12,7 @@ from vmsh_scheduler.cli.options import AsJson
 from vmsh_scheduler.cli.output import as_json
 from vmsh_scheduler.errors import ConfigError, Exit
 
-FILES = ("namespaces", "agents", "scheduler")
+FILES = ("namespaces", "agents", "anchors", "scheduler")
 
 
 def register(app: typer.Typer) -> None:

@@ -17,9 +17,13 @@ RFC6962 = "rfc6962-sha256"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+OPEN_MARKS = ".open"
+"""Directory of empty files in a target's book, one for each batch that is not settled: the daemon looks there whether
+a pass of `confirm` is worth it."""
 _LAST_SECOND = 253_402_300_799
 """9999-12-31: later than that is no time."""
-_CHAINS = ("btc", "eip155", "rfc3161", "local", "vm")
+_CHAINS = ("btc", "eip155", "rfc3161", "ots", "local", "vm")
 """Strongest first (spec vaultmesh section 19; `vm:internal` is no anchor at all)."""
 
 Document = dict[str, Any]
@@ -189,6 +193,11 @@ def file_leaf(path: str, digest: str, size: int) -> str:
     return hash_text(sha256(canonical({"path": path, "sha256": digest, "size": size}).encode()).digest())
 
 
+def chain_leaf(job: str, seq: int, head: str) -> str:
+    """Leaf of a job's journal: sha256 of canonical {head, job, seq}; `head` = hash of the row with number `seq`."""
+    return hash_text(sha256(canonical({"head": head, "job": job, "seq": seq}).encode()).digest())
+
+
 def strength(chain: str) -> int:
     """Position of an anchor's chain from strongest (0) on."""
     scheme = chain.partition(":")[0]
@@ -238,3 +247,8 @@ def _refuse(constant: str) -> None:
 
 def _json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def slug(text: str) -> str:
+    """For a file name; two targets of one scheme never meet in practice (`eip155:1` -> `eip155-1`)."""
+    return _UNSAFE.sub("-", text)

@@ -1,7 +1,7 @@
 """What /health says, from jobs and states alone: no error texts, no paths, nothing a stranger may not read."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from vmsh_scheduler.domain.job import Job
@@ -16,6 +16,8 @@ BACKOFF_CAP = 7
 BACKING_OFF_ABOVE = 3
 
 NEW = JobState()
+UNSEEN: Mapping[str, int] = {"open": 0, "oldestOpenS": 0, "final": 0, "faulty": 0, "overdue": 0}
+"""A target whose book nobody could read yet."""
 
 
 class Condition(Enum):
@@ -52,6 +54,8 @@ class Vitals:
     state_origin: str = "found"
     """found | fresh | recovered | lost: what the state was like at start."""
     clock_sane: bool = True
+    attestations: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By target, what the last pass over its open anchors found."""
     cluster: Mapping[str, object] | None = None
     """Of an instance of several: `ok`, and what is wrong if it is not. None: there is only this one."""
 
@@ -121,7 +125,8 @@ def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) 
     jobs = tuple(jobs)
     namespaces = _namespaces(jobs, states, vitals.now)
     runs = _runs(jobs, states)
-    condition = _condition(namespaces, runs, vitals)
+    attestations = _attestations(jobs, states, vitals.attestations)
+    condition = _condition(namespaces.values(), attestations.values(), runs, vitals)
     body: dict[str, object] = {
         "status": condition.value,
         "uptime": round(vitals.uptime_s, 3),
@@ -133,6 +138,8 @@ def assess(jobs: Iterable[Job], states: Mapping[str, JobState], vitals: Vitals) 
         "runs": runs,
         "agents": _agents(jobs, states),
     }
+    if attestations:
+        body["attestations"] = attestations
     if vitals.cluster is not None:
         body["cluster"] = vitals.cluster
     return Health(condition, body)
@@ -187,7 +194,29 @@ def _agents(jobs: Iterable[Job], states: Mapping[str, JobState]) -> dict[str, in
     }
 
 
-def _condition(namespaces: Mapping[str, Mapping[str, object]], runs: Mapping[str, int], vitals: Vitals) -> Condition:
+def _attestations(
+    jobs: Iterable[Job], states: Mapping[str, JobState], found: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Of the targets that are configured now; `backoff` is that of the job that looks after them."""
+    rows: dict[str, dict[str, int]] = {}
+    for job in jobs:
+        target = job.labels.get("confirms", "")
+        backoff = backoff_level(job, states.get(job.id, NEW))
+        if target and (target in found or backoff):
+            rows[target] = {**found.get(target, UNSEEN), "backoff": backoff}
+    return rows
+
+
+def _is_late(attestation: Mapping[str, int]) -> bool:
+    return bool(attestation["overdue"] or attestation["faulty"]) or attestation["backoff"] > BACKING_OFF_ABOVE
+
+
+def _condition(
+    namespaces: Iterable[Mapping[str, object]],
+    attestations: Iterable[Mapping[str, int]],
+    runs: Mapping[str, int],
+    vitals: Vitals,
+) -> Condition:
     silent = vitals.now - _last_tick(vitals) > max(MINUTE, 3 * vitals.tick)
     if silent or not vitals.config_loaded or not vitals.state_writable:
         return Condition.UNHEALTHY
@@ -197,8 +226,9 @@ def _condition(namespaces: Mapping[str, Mapping[str, object]], runs: Mapping[str
         not vitals.state_saved,
         vitals.state_origin in {"recovered", "lost"},
         vitals.cluster is not None and not vitals.cluster["ok"],
+        any(map(_is_late, attestations)),
         runs["unknown"] > 0,
         runs["held"] > 0,
-        any(body["status"] != Standing.OK.value for body in namespaces.values()),
+        any(body["status"] != Standing.OK.value for body in namespaces),
     )
     return Condition.DEGRADED if any(troubles) else Condition.HEALTHY

@@ -62,7 +62,8 @@ class Subject:
     """What a job's runs are about and where that is found; None on a Job means: nothing."""
 
     kind: str
-    """"batches": the pending batches of `namespace`; "seal": the same after sealing `files` first."""
+    """"batches": the pending batches of `namespace`; "seal": the same after sealing `files` first; "journal": after
+    sealing the heads of the journal `base`; "open": what is not final yet at `target`."""
     namespace: str
     directory: str
     """Where batch files live."""
@@ -74,6 +75,11 @@ class Subject:
     """Where it goes; what counts as covered, counts per target."""
     reanchor: bool = False
     """Run again though nothing changed."""
+
+    @property
+    def seals(self) -> bool:
+        """Its batches are its own: those of nobody are not for it."""
+        return self.kind in ("seal", "journal")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,22 @@ from vmsh_scheduler.domain.remembered import Remembered
 from vmsh_scheduler.domain.run import Found, Run
 from vmsh_scheduler.domain.trigger import Millis
 
-ALLOWED = frozenset(
-    ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_USUAL = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 )
+KILL_SWITCH = "ANCHOR_WRITE_ENABLED"
+"""While it is 0 nothing is started; but a probe still asks what became of a run, and must not pay either."""
+ALLOWED = frozenset((*_USUAL, KILL_SWITCH))
 """Passed on from the daemon's environment, besides LC_* and a command's own `pass_env`."""
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC without saying so: formatting it is three times as fast

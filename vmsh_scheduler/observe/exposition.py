@@ -49,6 +49,7 @@ class _Families(Collector):
         yield from _delays(self._snapshot)
         yield from _counters(self._snapshot)
         yield from _gauges(self._snapshot)
+        yield from _attestations(self._snapshot)
 
 
 def _anchors(prefix: str, shot: Snapshot) -> Iterator[Metric]:
@@ -129,6 +130,22 @@ def _gauges(shot: Snapshot) -> Iterator[Metric]:
     for name, text, value in plain:
         yield _gauge(f"vmsh_{name}", text, (), [((), value)])
     yield InfoMetricFamily("vmsh_build", "What is running", value=dict(shot.build))
+
+
+def _attestations(shot: Snapshot) -> Iterator[Metric]:
+    seen = shot.attestations
+    phases = [((each.target, phase), float(count)) for each in seen for phase, count in each.phases.items()]
+    yield _gauge("vmsh_attestations", "Anchors of a target, by how far they have come", ("target", "phase"), phases)
+    gauges = (
+        ("oldest_open_seconds", "Age of the oldest one that is not final", [((e.target,), e.oldest_s) for e in seen]),
+        ("overdue", "In no block for too long", [((e.target,), float(e.overdue)) for e in seen]),
+    )
+    for name, text, values in gauges:
+        yield _gauge(f"vmsh_attestations_{name}", text, ("target",), values)
+    reorgs = [((e.target,), float(e.reorgs)) for e in seen]
+    yield _counter("vmsh_attestations_reorged_total", "Anchors that lost their block", ("target",), reorgs)
+    final = [((e.target,), e.final) for e in seen if e.final is not None]
+    yield _histogram("vmsh_attestation_final_seconds", "From signing until final", ("target",), final)
 
 
 def _by_label(counts: Mapping[str, int]) -> list[Value]:

@@ -81,7 +81,7 @@ class LogObserver:
 
     def _finished(self, event: Finished) -> None:
         run, outcome = event.execution.run, event.execution.outcome
-        noun = "cycle" if is_agent(event.job) else "anchor"
+        noun = "cycle" if is_agent(event.job) else "confirmation" if "confirms" in event.job.labels else "anchor"
         facts = _subject(event.job, run) | {"took_ms": event.execution.finished_at - run.started_at}
         if outcome.flags:
             facts["flags"] = outcome.flags

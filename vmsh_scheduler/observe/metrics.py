@@ -23,6 +23,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Execution, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Interval, Millis
+from vmsh_scheduler.observe.attestations import Attestations
 from vmsh_scheduler.observe.histogram import Histogram
 from vmsh_scheduler.observe.snapshot import AGENTS, CadenceSample, Snapshot
 
@@ -73,6 +74,7 @@ class Metrics:
         self._last_reload: Millis | None = None
         self._config_valid = True
         self._waiting = 0
+        self.attestations = Attestations()
 
     def observe(self, event: Event) -> None:
         """Numbers and dicts only: this runs several times per run."""
@@ -102,6 +104,7 @@ class Metrics:
     ) -> Snapshot:
         """A copy for `render`; histograms are shared, which another thread may read while the engine goes on."""
         jobs = tuple(jobs)
+        self.attestations.keep(frozenset(job.labels["confirms"] for job in jobs if "confirms" in job.labels))
         known = [states[job.id] for job in jobs if job.id in states]
         writes = self._writes if extra.state_writes is None else extra.state_writes
         return Snapshot(
@@ -127,6 +130,7 @@ class Metrics:
             clock_steps=self._clock_steps,
             troubles=dict(self._troubles),
             log_lines_dropped=extra.log_lines_dropped,
+            attestations=self.attestations.taken(now),
         )
 
     @staticmethod
@@ -166,6 +170,10 @@ class Metrics:
     def _finished(self, job: Job, execution: Execution) -> None:
         status = execution.outcome.status
         self._runs[status.value] += 1
+        if "confirms" in job.labels:
+            self.attestations.passed(job, execution)
+        else:
+            self.attestations.anchored(job, execution)
         if is_agent(job) or status is Status.SUPERSEDED:
             return
         key = job.id, status in {Status.OK, Status.SKIPPED}

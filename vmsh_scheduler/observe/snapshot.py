@@ -27,6 +27,17 @@ class CadenceSample(NamedTuple):
     delay: Histogram | None
 
 
+class AttestationSample(NamedTuple):
+    """One target whose anchors take their time."""
+
+    target: str
+    phases: Mapping[str, int]
+    oldest_s: float
+    overdue: int
+    reorgs: int
+    final: Histogram | None
+
+
 class Snapshot(NamedTuple):
     """Every number of a scrape."""
 
@@ -52,3 +63,4 @@ class Snapshot(NamedTuple):
     clock_steps: int
     troubles: Mapping[str, int]
     log_lines_dropped: int
+    attestations: tuple[AttestationSample, ...] = ()

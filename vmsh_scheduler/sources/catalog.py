@@ -19,12 +19,14 @@ class Defaults:
     max_backoff: int
     commands: Mapping[str, tuple[str, ...]]
     pass_env: tuple[str, ...]
+    journal_path: Path | None = None
 
     @classmethod
     def of(cls, wanted: Wanted) -> "Defaults":
         commands = {scheme: tuple(argv) for scheme, argv in wanted.commands.items()}
         numbers = wanted.base_backoff, wanted.max_backoff
-        return cls(wanted.root, wanted.keys_dir, *numbers, commands, tuple(wanted.pass_env))
+        pass_env = tuple(wanted.pass_env)
+        return cls(wanted.root, wanted.keys_dir, *numbers, commands, pass_env, wanted.journal_path)
 
 
 class Request(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from vmsh_scheduler.domain.action import Action, Command, ErrorRule, Limits
 from vmsh_scheduler.domain.job import Job, Policy, Subject
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, Trigger
+from vmsh_scheduler.sources.grammar import Target
 
 if TYPE_CHECKING:  # the models cost 60 ms of imports that a daemon whose files a child compiles never needs
     from vmsh_scheduler.sources.documents import CommandSpec
@@ -24,6 +25,24 @@ Place = tuple[str | int, ...]
 """Path of a key or value inside a document."""
 
 GRACE: Millis = 10 * SECOND
+
+
+class Rail(NamedTuple):
+    """How a cadence without a command anchors: a verb of ours, with an entry of anchors.yaml as written."""
+
+    verb: str
+    name: str
+    entry: Mapping[str, Any]
+    variables: tuple[str, ...]
+    """Names that its subprocess must see of the environment."""
+
+
+class Rails(Protocol):
+    """anchors.yaml, as the compiler of cadences sees it."""
+
+    def rail(self, target: Target) -> Rail | None:
+        """None: no entry is there for it."""
+        ...
 
 
 class Flaw(NamedTuple):
@@ -41,6 +60,8 @@ class Compiled:
     jobs: dict[str, Job] = field(default_factory=dict)
     problems: list[Flaw] = field(default_factory=list)
     warnings: list[Flaw] = field(default_factory=list)
+    rails: Rails | None = None
+    """None: there is no anchors.yaml."""
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -67,6 +88,8 @@ class Wanted(Protocol):
     def root(self) -> Path: ...
     @property
     def keys_dir(self) -> Path: ...
+    @property
+    def journal_path(self) -> Path | None: ...
     @property
     def base_backoff(self) -> int: ...
     @property
@@ -163,7 +186,7 @@ def command(
         pass_env=into.once(
             ("pass_env", pass_env, spec.pass_env), lambda: _each_once(*wanted.pass_env, *pass_env, *spec.pass_env)
         ),
-        cwd=into.once(("cwd", spec.cwd), lambda: _directory(wanted.root / (spec.cwd or "."))),
+        cwd=into.once(("cwd", spec.cwd), lambda: directory(wanted.root / (spec.cwd or "."))),
         umask=None if spec.umask is None else int(spec.umask, 8),
         limits=None if spec.limits is None else Limits(**spec.limits.model_dump()),
         rules=rules,
@@ -177,7 +200,7 @@ def _each_once(*names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _directory(path: Path) -> str | None:
+def directory(path: Path) -> str | None:
     """None for the daemon's own directory: entering it would cost every run a shell (decision 14)."""
     return None if path == Path.cwd() else str(path)
 

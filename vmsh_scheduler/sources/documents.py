@@ -174,8 +174,8 @@ class CadenceSpec(CommandSpec):
     """One level: what is anchored where, how often, by which command."""
 
     target: Annotated[str, _text(grammar.target)] = Field(
-        description="eip155:<chainId> | btc:<network> | rfc3161:<name> | local:<ledger>",
-        json_schema_extra={"pattern": "^(eip155:[1-9][0-9]*|btc:[a-z0-9]+|rfc3161:.+|local:.+)$"},
+        description="eip155:<chainId> | btc:<network> | rfc3161:<name> | ots:<name> | local:<ledger>",
+        json_schema_extra={"pattern": "^(eip155:[1-9][0-9]*|btc:[a-z0-9]+|rfc3161:.+|ots:.+|local:.+)$"},
     )
     every: Annotated[str, BeforeValidator(_period)] = Field(
         description="<n>s|m|h|d, or <n>*<level> of the same namespace.",
@@ -192,7 +192,8 @@ class CadenceSpec(CommandSpec):
         | None
     ) = Field(default=None, alias="policyOID", description='TSA policy; "" = none.')
     command: Argv | None = Field(
-        default=None, description="argv, no shell. Default: `commands.<scheme>` of scheduler.yaml."
+        default=None,
+        description="argv, no shell. Default: `commands.<scheme>` of scheduler.yaml, else anchors.yaml's rail.",
     )
     misfire_grace: Duration | None = Field(
         default=None, description="Slots older than this are not run. Default: one period (all: ten; skip: 10s)."
@@ -226,12 +227,21 @@ class SchemaPolicySpec(_Strict):
 
 
 class SealSpec(_Strict):
-    """Each due slot seals a batch over these files first."""
+    """Each due slot seals a batch first: over files, or over the heads of the scheduler's own journal."""
 
-    files: Globs = Field(description="Globs, relative to `base`; `**` crosses directories.")
+    files: Globs | None = Field(default=None, description="Globs, relative to `base`; `**` crosses directories.")
+    journal: bool = Field(default=False, description="In place of `files`: the journal of all other jobs.")
     base: Annotated[str, Field(min_length=1, max_length=4_096), _text(_argument)] = Field(
         default=".", description="Relative to the root."
     )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.files is None) is not self.journal:
+            raise ValueError("takes either `files` or `journal: true`")
+        if self.journal and "base" in self.model_fields_set:
+            raise ValueError("`base` is for `files`: the journal is found by itself")
+        return self
 
 
 class NamespaceSpec(_Strict):
@@ -241,6 +251,9 @@ class NamespaceSpec(_Strict):
     witnesses: WitnessesSpec | None = None
     schema_policy: SchemaPolicySpec | None = None
     seal: SealSpec | None = None
+    on_anchor: Argv | None = Field(
+        default=None, description="argv, no shell: run after each anchor, the attestation as JSON on its stdin."
+    )
     cadence: dict[str, CadenceSpec] = Field(
         description="Level -> cadence; `fast` is required, others may have any lower-case name.",
         json_schema_extra={

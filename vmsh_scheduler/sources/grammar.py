@@ -18,7 +18,7 @@ _LEVEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ENTRY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-SCHEMES = ("eip155", "btc", "rfc3161", "local")
+SCHEMES = ("eip155", "btc", "rfc3161", "ots", "local")
 
 
 class GrammarError(ValueError):
@@ -78,7 +78,7 @@ def every(text: object) -> Every:
 
 
 def target(text: object) -> Target:
-    """`eip155:<chainId>`, `btc:<network>`, `rfc3161:<name>` or `local:<ledger>` (spec section 3)."""
+    """`eip155:<chainId>`, `btc:<network>`, `rfc3161:<name>`, `ots:<name>` or `local:<ledger>` (spec section 3)."""
     scheme, colon, entry = text.partition(":") if isinstance(text, str) else ("", "", "")
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}:" for name in SCHEMES)
@@ -99,7 +99,7 @@ def _entry_refusal(scheme: str, entry: str) -> str:
             return "" if entry in NETWORKS else f"{' | '.join(NETWORKS)}{suggestion(entry, NETWORKS)}"
         case _:
             fine = _ENTRY.fullmatch(entry) is not None and ".." not in entry
-            what = "ledger" if scheme == "local" else "TSA entry"
+            what = {"local": "ledger", "ots": "group of calendars"}.get(scheme, "TSA entry")
             return "" if fine else f"the name of a {what}: letters, digits, `-`, `_`, `.`; at most 64"
 
 

@@ -9,13 +9,17 @@ from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap, Policy, 
 from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, stable_phase
 from vmsh_scheduler.sources import grammar
-from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Wanted, command, revision, text_of
+from vmsh_scheduler.sources.anchors_file import uninstalled
+from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Rail, Wanted, command, revision, text_of, with_python
+from vmsh_scheduler.sources.confirming import TWO_PHASED, confirming
 from vmsh_scheduler.sources.documents import CadenceSpec, NamespacesFile, NamespaceSpec, RetrySpec
 
 CHAINS = ("eip155", "btc")
 """Schemes whose runs cost money and time: longer timeout, an unknown run is held (decision 11)."""
+ANCHORS = ("{python}", "-P", "-m", "vmsh_scheduler.anchors")
 SKIP_GRACE: Millis = 10 * SECOND
 USUAL_LEVELS = ("fast", "strong", "cold")
+_IN_REDIS = "the journal is in Redis here (`redis.url`): only that of a scheduler alone, on its disk, can be sealed"
 
 
 class Cadence(NamedTuple):
@@ -26,6 +30,10 @@ class Cadence(NamedTuple):
     spec: CadenceSpec
     period: Millis
     subject: Subject
+    argv: tuple[str, ...] = ()
+    """Of the file or the settings; () = `rail` has it."""
+    rail: Rail | None = None
+    on_anchor: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -34,6 +42,10 @@ class Cadence(NamedTuple):
     @property
     def scheme(self) -> str:
         return self.spec.target.partition(":")[0]
+
+    @property
+    def is_built_in_chain(self) -> bool:
+        return self.rail is not None and self.scheme in CHAINS
 
 
 def judge(data: object) -> Iterator[Flaw]:
@@ -65,15 +77,38 @@ def compile_namespaces(file: NamespacesFile, wanted: Wanted, into: Compiled) -> 
     """`file` has passed `judge`. Adds jobs, and a problem for each cadence without a command."""
     directory = str(wanted.root / "out" / "batches")
     for name, namespace in file.namespaces.items():
+        if namespace.seal is not None and namespace.seal.journal and wanted.journal_path is None:
+            into.problems.append(Flaw(("namespaces", name, "seal", "journal"), _IN_REDIS))
         periods, _ = grammar.periods({level: grammar.every(c.every) for level, c in namespace.cadence.items()})
         for level, spec in namespace.cadence.items():
             batches = Subject("batches", name, directory, target=spec.target, reanchor=spec.reanchor)
             cadence = Cadence(name, level, spec, periods[level], _sealed(batches, namespace, wanted))
-            if spec.command or wanted.commands.get(cadence.scheme):
-                into.jobs[cadence.id] = _job(cadence, wanted, into)
+            cadence = _equipped(cadence._replace(on_anchor=namespace.on_anchor or ()), wanted, into)
+            if refusal := _refused(cadence):
+                into.problems.append(Flaw(("namespaces", name, "cadence", level, "target"), refusal))
             else:
-                place = ("namespaces", name, "cadence", level, "target")
-                into.problems.append(Flaw(place, _no_command(cadence.scheme)))
+                into.jobs[cadence.id] = _job(cadence, wanted, into)
+                if cadence.rail is not None and cadence.scheme in TWO_PHASED:
+                    job = confirming(spec.target, cadence.rail, wanted)
+                    into.jobs[job.id] = job
+
+
+def _equipped(cadence: Cadence, wanted: Wanted, into: Compiled) -> Cadence:
+    """With what anchors it: its own command, the settings' one, or a verb of ours with an entry of anchors.yaml."""
+    argv = cadence.spec.command or wanted.commands.get(cadence.scheme) or ()
+    if argv or into.rails is None:
+        return cadence._replace(argv=argv)
+    return cadence._replace(rail=into.rails.rail(grammar.target(cadence.spec.target)))
+
+
+def _refused(cadence: Cadence) -> str:
+    """Why it could not run; "" = it can."""
+    if cadence.argv:
+        return ""
+    if cadence.rail is None:
+        return _no_command(cadence.scheme)
+    line = uninstalled(cadence.scheme)
+    return f"anchoring to `{cadence.scheme}:` needs a package that is not installed: {line}" if line else ""
 
 
 def _items(data: object, key: str) -> Iterator[tuple[str, object]]:
@@ -127,14 +162,17 @@ def _judge_splay(spec: object, period: Millis, place: Place) -> Iterator[Flaw]:
 def _no_command(scheme: str) -> str:
     return (
         f"no command anchors `{scheme}:` targets: set `command` in this cadence, "
-        f"or `commands.{scheme}` in scheduler.yaml"
+        f"or `commands.{scheme}` in scheduler.yaml, or give the built-in one an entry under `{scheme}` in anchors.yaml"
     )
 
 
 def _sealed(batches: Subject, namespace: NamespaceSpec, wanted: Wanted) -> Subject:
-    if namespace.seal is None:
+    seal = namespace.seal
+    if seal is None:
         return batches
-    return replace(batches, kind="seal", files=namespace.seal.files, base=str(wanted.root / namespace.seal.base))
+    if seal.journal:
+        return replace(batches, kind="journal", base=str(wanted.journal_path))
+    return replace(batches, kind="seal", files=seal.files or (), base=str(wanted.root / seal.base))
 
 
 def _job(cadence: Cadence, wanted: Wanted, into: Compiled) -> Job:
@@ -147,7 +185,8 @@ def _job(cadence: Cadence, wanted: Wanted, into: Compiled) -> Job:
     return Job(
         id=identity,
         name=identity,
-        lane=f"{cadence.namespace} {spec.target}",
+        # one account pays for all of a chain: its runs take turns, whoever's they are
+        lane=spec.target if cadence.is_built_in_chain else f"{cadence.namespace} {spec.target}",
         trigger=trigger,
         action=action,
         policy=policy,
@@ -169,19 +208,27 @@ def _action(cadence: Cadence, wanted: Wanted, into: Compiled) -> Command:
         "policyOID": spec.policy_oid or "",
         "root": str(wanted.root),
     }
+    if cadence.on_anchor:
+        facts["on_anchor"] = with_python(cadence.on_anchor)
+    argv, probe = cadence.argv, spec.probe or ()
+    pass_env: tuple[str, ...] = ()
+    if (rail := cadence.rail) is not None:
+        argv, pass_env = (*ANCHORS, rail.verb), rail.variables
+        facts |= {"rail": rail.entry, "railName": rail.name}
+        probe = probe or ((*ANCHORS, "probe") if cadence.is_built_in_chain else ())
     return command(
         spec,
-        spec.command or wanted.commands[scheme],
+        argv,
         wanted,
         into,
         payload=facts,
         env=into.once(("env", scheme, told, *spec.env.items()), lambda: _environment(cadence, wanted)),
         # systemd may hand the ledger its signing key there
-        pass_env=("CREDENTIALS_DIRECTORY",) if scheme == "local" else (),
+        pass_env=("CREDENTIALS_DIRECTORY",) if scheme == "local" else pass_env,
         rules=tuple(
             ErrorRule(ErrorClass(rule.error), exit_code=rule.exit, pattern=rule.stderr) for rule in spec.retry.rules
         ),
-        probe=spec.probe or (),
+        probe=probe,
     )
 
 

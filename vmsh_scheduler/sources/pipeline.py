@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources import agents, namespaces
+from vmsh_scheduler.sources.anchors_file import AnchorsDocument, Unreadable, read_anchors
 from vmsh_scheduler.sources.check import validate
 from vmsh_scheduler.sources.compiled import Compiled, Flaw, JobSet, Readable, Wanted
 from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
@@ -37,9 +38,9 @@ KINDS = (
 
 
 def compile_all(reading: Readable, wanted: Wanted, environ: Mapping[str, str]) -> JobSet:
-    """Roles other than the two are not looked at; raises ConfigError with the problems of both."""
-    compiled = Compiled()
-    problems: list[str] = []
+    """Roles other than the three are not looked at; raises ConfigError with the problems of all."""
+    anchors, problems = _anchors(reading, environ)
+    compiled = Compiled(rails=anchors)
     warnings: list[str] = []
     for kind in KINDS:
         if kind.role in reading.raw:
@@ -49,9 +50,19 @@ def compile_all(reading: Readable, wanted: Wanted, environ: Mapping[str, str]) -
                 warnings += _worded(document, kind.doubts(document.data))
             except ConfigError as error:
                 problems += error.problems
+    problems += _sorted(anchors.problems) if isinstance(anchors, AnchorsDocument) else ()
     if problems:
         raise config_error(problems)
     return JobSet(compiled.jobs, reading.sha256, tuple(warnings), _counts(compiled))
+
+
+def _anchors(reading: Readable, environ: Mapping[str, str]) -> tuple[AnchorsDocument | Unreadable | None, list[str]]:
+    if "anchors" not in reading.raw:
+        return None, []
+    try:
+        return read_anchors(reading.raw["anchors"], reading.names.get("anchors", "anchors.yaml"), environ), []
+    except ConfigError as error:
+        return Unreadable(), _sorted(error.problems)
 
 
 def _read(kind: Kind, reading: Readable, environ: Mapping[str, str]) -> Document:
@@ -92,8 +103,9 @@ def _take(kind: Kind, document: Document, wanted: Wanted, into: Compiled) -> Non
     except ConfigError as error:
         raise config_error(_sorted([*problems, *error.problems])) from None
     if not problems:
+        known = len(into.problems)  # those of the file before
         kind.compile(model, wanted, into)
-        problems = _worded(document, into.problems)
+        problems = _worded(document, into.problems[known:])
     if problems:
         raise config_error(_sorted(problems))
 
@@ -119,5 +131,5 @@ def _counts(compiled: Compiled) -> dict[str, int]:
     return {
         "namespaces": len({job.labels["namespace"] for job in cadences}),
         "cadences": len(cadences),
-        "agents": len(compiled.jobs) - len(cadences),
+        "agents": sum("agent" in job.labels for job in compiled.jobs.values()),
     }

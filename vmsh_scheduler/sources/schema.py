@@ -7,8 +7,9 @@ from pydantic import BaseModel
 from vmsh_scheduler.errors import Usage
 from vmsh_scheduler.settings_file import SettingsFile
 from vmsh_scheduler.sources.documents import AgentsFile, NamespacesFile
+from vmsh_scheduler.sources.rails import AnchorsFile
 
-Which = Literal["namespaces", "agents", "scheduler"]
+Which = Literal["namespaces", "agents", "anchors", "scheduler"]
 
 
 def schema(which: str) -> dict[str, Any]:
@@ -16,6 +17,7 @@ def schema(which: str) -> dict[str, Any]:
     models: dict[str, type[BaseModel]] = {
         "namespaces": NamespacesFile,
         "agents": AgentsFile,
+        "anchors": AnchorsFile,
         "scheduler": SettingsFile,
     }
     if which not in models:

@@ -1,15 +1,17 @@
 """Finds what an anchor run is about: the batches of its namespace that no successful run of the job covered yet."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmsh_scheduler.domain.batch import Batch, Covers, is_hash, is_id
+from vmsh_scheduler.domain.batch import OPEN_MARKS, Batch, Covers, is_hash, is_id
 from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.domain.job import Job, Subject
 from vmsh_scheduler.domain.run import Found, Nothing
 from vmsh_scheduler.domain.state import JobState
+from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.ports import Clock, Observer
 from vmsh_scheduler.sources.batch_files import Listing, Seen, Signature, scan
 
@@ -55,15 +57,18 @@ class BatchSubjects:
         self._tool = tool
         self._observer = observer
         self._directories: dict[str, _Directory] = {}
+        self._since = clock.now()
 
     async def find(self, job: Job, state: JobState) -> Found | Nothing:
         """Never raises; `Nothing(failed=True)` when sealing, looking or combining failed."""
         subject = job.subject
         if subject is None:
             return Nothing("no_batch", "the job has no subject")
-        step = "seal_failed" if subject.kind == "seal" else "batches_unreadable"
+        if subject.kind == "open":
+            return await self._open(subject, state)
+        step = "seal_failed" if subject.seals else "batches_unreadable"
         try:
-            if subject.kind == "seal":
+            if subject.seals:
                 await self._seal(subject)
             step = "batches_unreadable"
             place = await self._place(subject.directory)
@@ -75,14 +80,22 @@ class BatchSubjects:
         except Exception as error:  # a seam that must not raise: whatever it was becomes the run's reason
             return Nothing(step, _said(error), failed=True)
 
+    async def _open(self, subject: Subject, state: JobState) -> Found | Nothing:
+        """Whatever is not final at a target is one subject: the marks of its book say that there is some.
+
+        What became final in the run that paid leaves no mark, and this process knows nothing of what was before it:
+        so a book that was written since the last good pass, or has had none since the start, is read too."""
+        try:
+            worth = await asyncio.to_thread(_worth, Path(subject.directory), state.last_success, self._since)
+        except OSError as error:
+            return Nothing("batches_unreadable", _said(error), failed=True)
+        return Found("open", "", target=subject.target) if worth else Nothing("unchanged", "nothing is open there")
+
     async def _seal(self, subject: Subject) -> None:
-        wanted: Document = {
-            "namespace": subject.namespace,
-            "files": list(subject.files),
-            "base": subject.base,
-            "directory": subject.directory,
-        }
-        await self._ask("seal", wanted)
+        what: Document = {"files": list(subject.files), "base": subject.base}
+        if subject.kind == "journal":
+            what = {"journal": subject.base}
+        await self._ask("seal", {"namespace": subject.namespace, "directory": subject.directory, **what})
 
     async def _ask(self, verb: str, document: Document) -> Mapping[str, object]:
         result = await self._tool(verb, document)
@@ -92,7 +105,7 @@ class BatchSubjects:
 
     async def _choose(self, subject: Subject, state: JobState, place: _Directory) -> Found | Nothing:
         listing = place.listing
-        tags = (subject.namespace,) if subject.kind == "seal" else (subject.namespace, "")
+        tags = (subject.namespace,) if subject.seals else (subject.namespace, "")
         newest = listing.newest(tags)
         if newest is None:
             return Nothing("no_batch", f"no batch of {subject.namespace} in {subject.directory}")
@@ -155,6 +168,25 @@ class BatchSubjects:
                     "reason": getattr(seen.what, "reason", ""),
                 }
                 self._observer(Trouble(self._clock.now(), "bad_batch", details))
+
+
+def _worth(book: Path, passed: Millis | None, since: Millis) -> bool:
+    """Is a pass over it?"""
+    if _has_entries(book / OPEN_MARKS):
+        return True
+    try:
+        written = book.stat().st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return False
+    return passed is None or passed < max(written, since)
+
+
+def _has_entries(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
 
 
 def _found(subject: Subject, seen: Seen, covers: str) -> Found:

@@ -1,0 +1,150 @@
+"""record deploy, receipt, verify-audit, bundle and on_anchor, by the installed command."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.daemon import Place
+from tests.support.tsa import make_authorities, serving
+from vmsh_scheduler.errors import Exit
+
+SEALED = """\
+namespaces:
+  demo:files:
+    seal: {files: ["*.md"]}
+    on_anchor: ["{python}", "-c", "import sys; open('told.json', 'w').write(sys.stdin.read())"]
+    cadence:
+      fast: {target: "local:demo", every: 1h}
+"""
+
+
+@pytest.fixture
+def anchored(place: Place) -> Place:
+    place.configure(SEALED)
+    place.write("a.md", "hello")
+    place.write("ops/README", "turns the Remembrancer on")
+    place.cli("tick").ok()
+    return place
+
+
+def only_batch(place: Place) -> str:
+    (path,) = (place.root / "out" / "batches").glob("*.json")
+    return path.stem
+
+
+def test_a_run_remembers_and_tells(anchored: Place) -> None:
+    batch = only_batch(anchored)
+    shown = anchored.cli("receipt", f"deploy/anchor__demo_3afiles__fast-{batch}").ok().out
+    assert f"anchor:demo:files:fast:{batch}" in shown
+    told = json.loads((anchored.root / "told.json").read_text())
+    receipt = json.loads(anchored.cli("receipt", batch).ok().out)
+    assert told["attestation"] == receipt["anchor"]
+    assert "1 memories" in anchored.cli("verify-audit").ok().out
+    anchored.cli("verify").ok()
+
+
+def test_record_deploy_as_the_original_documents_it(anchored: Place) -> None:
+    digest = "ab" * 32
+    words = ["record", "deploy", "--component", "scheduler", "--version", "v1.0.0", "--sha256", digest]
+    words += ["--note", "Production-hardened singleton, 10/10 tests passing"]
+    assert "(recorded)" in anchored.cli(*words).ok().out
+    assert "(recorded before)" in anchored.cli(*words).ok().out
+    text = anchored.cli("receipt", "deploy/scheduler-v1.0.0").ok().out
+    assert text == (anchored.root / "ops/receipts/deploy/scheduler-v1.0.0.receipt").read_text()
+    assert "10/10 tests passing" in text
+    other = anchored.cli(*words[:-1], "another note")
+    assert (other.code, other.out) == (Exit.CANNOT_CREATE, "")
+    assert "another content" in other.err
+    rows = anchored.cli("verify-audit", "--json").ok().json["rows"]
+    assert re.search(r"2 memories, root [0-9a-f]{64}$", rows[-1]["detail"])
+    assert anchored.cli("verify-audit", "--root", rows[-1]["detail"][-64:]).ok()
+    assert anchored.cli("verify-audit", "--root", "0" * 64).code == Exit.FAILED
+
+
+def test_verify_compares_evidence(anchored: Place) -> None:
+    file = anchored.write("app.tar", "image")
+    anchored.cli("record", "deploy", "--component", "app", "--version", "1", "--evidence", "app.tar").ok()
+    assert "as app-1.receipt says" in anchored.cli("verify", "app.tar").ok().out.replace("\n", " ")
+    file.write_text("imagE")
+    assert anchored.cli("verify", "app.tar").code == Exit.FAILED
+    (anchored.root / "ops/receipts/deploy/app-1.receipt").write_text("---\ntype: deployment\n---\n")
+    assert anchored.cli("verify-audit").code == Exit.FAILED
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("record deploy --component a --version 1", Exit.USAGE),
+        ("record deploy --component ../a --version 1 --sha256 " + "ab" * 32, Exit.STATE_UNREADABLE),
+        ("record deploy --component a --version 1 --sha256 xyz", Exit.STATE_UNREADABLE),
+        ("record deploy --component a --version 1 --evidence gone", Exit.FAILED),
+        ("receipt deploy/../../../config/namespaces", Exit.STATE_UNREADABLE),
+        ("receipt ../config/x", Exit.STATE_UNREADABLE),
+        ("receipt deploy/none", Exit.FAILED),
+        ("receipt none", Exit.FAILED),
+        ("receipt .hidden", Exit.USAGE),
+        ("receipt x --chain btc:mainnet", Exit.USAGE),
+        ("receipt x --v1", Exit.FAILED),
+        ("receipt x/y --manifest", Exit.USAGE),
+        ("verify-audit --root abc", Exit.STATE_UNREADABLE),
+        ("bundle", Exit.USAGE),
+        ("bundle none -o x.tar", Exit.USAGE),
+    ],
+)
+def test_wrong_use_is_one_line(place: Place, words: str, code: Exit) -> None:
+    place.configure(SEALED)
+    done = place.cli(*words.split())
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("vmsh-scheduler: ")
+    assert done.err.count("\n") == 1
+
+
+def test_an_audit_before_anything_is_remembered(place: Place) -> None:
+    place.configure(SEALED)
+    assert "nothing remembered yet" in place.cli("verify-audit").ok().out
+    assert not (place.root / "ops").exists()
+
+
+def test_a_bundle_for_a_stranger(anchored: Place) -> None:
+    batch = only_batch(anchored)
+    done = anchored.cli("bundle", "a.md", "-o", "a.tar").ok()
+    assert f"batch {batch}" in done.out
+    subprocess.run(["tar", "xf", "a.tar"], cwd=anchored.root, check=True)
+    directory = anchored.root / batch
+    argv = [sys.executable, "-I", "-S", "-B", "verify.py", "../a.md"]
+    checked = subprocess.run(argv, cwd=directory, env={}, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    script = hashlib.sha256((directory / "verify.py").read_bytes()).hexdigest()
+    assert anchored.cli("bundle", "--script-sha256").ok().out.strip() == script
+    assert script in (directory / "README.txt").read_text()
+
+
+@pytest.mark.needs("openssl")
+def test_the_command_that_a_bundle_prints_verifies_the_token(place: Place) -> None:
+    """A stranger with openssl: the token of a real authority, its roots in the bundle, at its own time."""
+    authorities = make_authorities(place.root / "ca")
+    with serving(authorities) as tsa:
+        place.configure(
+            SEALED.replace("local:demo", "rfc3161:tsa"),
+            anchors=f"rfc3161:\n  tsa: {{url: '{tsa.url()}', trustBundle: '{tsa.root}'}}\n",
+        )
+        place.write("a.md", "hello")
+        place.cli("tick").ok()
+    done = place.cli("bundle", only_batch(place), "-o", "a.tar").ok()
+    assert "not in it" not in done.err
+    subprocess.run(["tar", "xf", "a.tar"], cwd=place.root, check=True)
+    directory = place.root / only_batch(place)
+    argv = [sys.executable, "-I", "-S", "-B", "verify.py"]
+    said = subprocess.run(argv, cwd=directory, env={}, capture_output=True, text=True, check=True).stdout
+    (command,) = [line.split() for line in said.splitlines() if line.strip().startswith("openssl")]
+    assert subprocess.run(command, cwd=directory, capture_output=True, check=False).returncode == 0
+    (directory / "certificates" / "tsa.pem").write_bytes(tsa.rogue.read_bytes())
+    assert subprocess.run(command, cwd=directory, capture_output=True, check=False).returncode != 0
+    assert subprocess.run(argv, cwd=directory, env={}, capture_output=True, check=False).returncode == 1
+    v1 = place.cli("receipt", only_batch(place), "--v1").ok().json
+    assert (v1["chain"], v1["status"], v1["network"]) == ("TSA", "verified", "tsa")
+    assert len(place.cli("receipt", only_batch(place), "--manifest").ok().json["receipts"]) == 1

@@ -1,0 +1,332 @@
+"""Rails that pay: whatever happens between signing and the last block, one payment and one receipt per batch."""
+
+import json
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.model_chain import FAULTS, NEED, WORLD, Crash, ModelChain, Moment, Network, written_by_moment
+from tests.support.paying_mutants import ANY, MUTANTS, SHOWN_BY, Step, mutated
+from vmsh_scheduler.anchors import confirm, transact
+from vmsh_scheduler.anchors.chain import Refused, Unreachable
+from vmsh_scheduler.anchors.facts import Facts
+from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.submission import Book, Phase
+from vmsh_scheduler.domain.batch import render
+from vmsh_scheduler.errors import SchedulerError
+
+STUCK_S = 600
+BATCHES = ("b1", "b2", "b3")
+AT_ONCE = transact.Patience(0, clock=lambda: 0.0, sleep=lambda _: None)
+
+
+def root_of(batch: str) -> bytes:
+    return sha256(batch.encode()).digest()
+
+
+@dataclass
+class World:
+    """One root directory, one network, one clock; verbs run in it one after another."""
+
+    root: Path
+    network: Network = field(default_factory=Network)
+    now: int = 1_000_000
+    asked: set[str] = field(default_factory=set)
+    owed: set[str] = field(default_factory=set)
+    """Asked for, and the last answer was no "ok": the scheduler asks again."""
+
+    def verb(self, name: str, batch: str, moment: Moment) -> dict[str, Any] | None:
+        """Its result; None when it failed or was killed."""
+        chain = ModelChain(self.network, moment)
+        try:
+            with written_by_moment(self.network, moment, lambda: self.now):
+                if name == "confirm":
+                    return confirm.confirm(Facts({"root": str(self.root)}), chain, confirm.Limits(STUCK_S))
+                self.asked.add(batch)
+                self.owed.add(batch)
+                result: dict[str, Any] = getattr(transact, name)(self.facts(batch), chain, AT_ONCE)
+                self.owed -= {batch} if result["status"] == "ok" else set()
+                return result
+        except (SchedulerError, Crash):
+            return None
+
+    def facts(self, batch: str) -> Facts:
+        path = self.root / "out" / "batches" / f"{batch}.json"
+        digest = f"sha256:{root_of(batch).hex()}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            leaf = {"id": batch, "root": digest, "leaves": [digest], "createdAt": 1}
+            path.write_text(render(leaf))
+        return Facts({"root": str(self.root), "batch": {"id": batch, "root": digest, "file": str(path)}})
+
+    @property
+    def book(self) -> Book:
+        return Book(self.root / "out", ModelChain.target)
+
+    def receipt(self, batch: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.root / "out/receipts/batches" / f"{batch}.json").read_text())
+        return document["anchor"]
+
+    def settle(self) -> None:
+        """The node is well, who is owed an answer is asked again, blocks come."""
+        for _ in range(12):
+            for batch in sorted(self.owed):
+                self.verb("probe", batch, Moment())
+            for batch in sorted(self.owed):
+                self.verb("anchor", batch, Moment())
+            self.now += STUCK_S + 1
+            self.verb("confirm", "", Moment())
+            self.network.mine()
+        for _ in range(2):
+            self.verb("confirm", "", Moment())
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.sampled_from(("anchor", "probe")), st.sampled_from(BATCHES), st.integers(0, 14), st.sampled_from(FAULTS)
+    ),
+    st.tuples(st.just("confirm"), st.just(""), st.integers(0, 20), st.sampled_from(FAULTS)),
+    st.tuples(st.just("world"), st.just(""), st.just(0), st.sampled_from(tuple(WORLD))),
+    st.tuples(st.just("late"), st.just(""), st.just(0), st.just("")),
+)
+
+
+def played(world: World, steps: list[Step]) -> None:
+    for verb, batch, at, what in steps:
+        if verb == "world":
+            WORLD[what](world.network)
+        elif verb == "late":
+            world.now += STUCK_S + 1
+        else:
+            world.verb(verb, batch, Moment(at, what))
+        for asked in BATCHES:
+            assert world.network.payments(root_of(asked).hex()) <= 1, f"{asked} is paid twice after {verb}"
+
+
+def check_settled(world: World) -> None:
+    world.settle()
+    for batch in world.asked:
+        assert world.network.payments(root_of(batch).hex()) == 1
+        kept, told = world.book.get(batch), world.receipt(batch)
+        assert kept is not None
+        assert kept.phase is Phase.FINAL
+        assert world.network.place(kept.tx) == kept.block == told["block"]
+        assert (told["tx"], told["status"], told["depth"]) == (kept.tx, "final", NEED)
+    assert not list(world.book.unfinished())
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(STEPS, max_size=14), sequential=st.booleans())
+def test_whatever_happens_each_batch_is_paid_once_and_has_its_receipt(steps: list[Step], sequential: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory), Network(sequential))
+        played(world, steps)
+        check_settled(world)
+
+
+def outcome(steps: list[Step]) -> str:
+    """ "" = as it should be."""
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory))
+        try:
+            played(world, steps)
+            check_settled(world)
+        except (AssertionError, ValueError) as error:
+            return f"{type(error).__name__} {error}"
+    return ""
+
+
+def at_every_moment(steps: list[Step]) -> list[list[Step]]:
+    moments = range(1, 25) if any(at == ANY for _, _, at, _ in steps) else range(1)
+    return [[(verb, batch, moment if at == ANY else at, what) for verb, batch, at, what in steps] for moment in moments]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_rail_is_seen_and_the_right_one_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = at_every_moment(SHOWN_BY[name])
+    assert [outcome(steps) for steps in ways] == [""] * len(ways)
+    mutated(name, monkeypatch)
+    assert any(outcome(steps) for steps in ways)
+
+
+def test_what_was_sent_is_not_guessed_when_the_book_is_damaged(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    path = tmp_path / "out" / "submissions" / "model-1" / "b1.json"
+    path.write_text(path.read_text().replace("submitted", "signed"))
+    world.network.forget()
+    for batch in ("b1", "b2"):  # b2 too: what waits is sent first, and nobody knows what does
+        with written(world), pytest.raises(Corrupt, match=r"b1\.json was changed or cut short; restore it"):
+            transact.anchor(world.facts(batch), ModelChain(world.network, Moment()), AT_ONCE)
+    with written(world), pytest.raises(Corrupt):
+        confirm.confirm(Facts({"root": str(tmp_path)}), ModelChain(world.network, Moment()), confirm.Limits(STUCK_S))
+    assert not world.network.mempool
+
+
+def test_another_root_under_a_known_id_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    facts = Facts({"root": str(tmp_path), "batch": {"id": "b1", "root": f"sha256:{root_of('b2').hex()}"}})
+    with written(world), pytest.raises(Corrupt, match="was sent to model:1 with another root"):
+        transact.anchor(facts, ModelChain(world.network, Moment()), AT_ONCE)
+    assert len(world.network.mempool) == 1
+
+
+def test_a_confirmation_while_a_run_waits_is_not_undone(tmp_path: Path) -> None:
+    """The run waits for the first transaction, another process hurries it, the first is mined all the same."""
+    world = World(tmp_path)
+
+    def meanwhile(_: float) -> None:
+        if not world.book.open()[0].earlier:
+            world.now += STUCK_S + 1
+            world.verb("confirm", "", Moment())
+            world.network.mine(stale=True)
+
+    patience = transact.Patience(5, clock=iter(range(100)).__next__, sleep=meanwhile)
+    with written(world):
+        transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), patience)
+    kept = world.book.get("b1")
+    assert kept is not None
+    assert len(kept.earlier) == 1
+    world.asked.add("b1")
+    check_settled(world)
+
+
+def test_one_that_cannot_go_on_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.verb("anchor", "b2", Moment())
+    world.network.stranger()
+    world.network.funded = 2
+    for _ in range(NEED):
+        world.network.mine()
+    with mock.patch.object(ModelChain, "sign", side_effect=Refused("the wallet is empty")):
+        result = world.verb("confirm", "", Moment())
+    assert result is not None
+    assert result["phases"] == {"submitted": 1, "final": 1}
+    assert result["warnings"][0].startswith("batch b1: ")
+    assert "the wallet is empty" in result["warnings"][0]
+
+
+def test_what_another_account_sent_is_never_signed_anew(tmp_path: Path) -> None:
+    """The account was changed in anchors.yaml; the new one's nonces and coins say nothing of the old one's."""
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    tx = world.network.mempool.copy()
+    world.network.forget()
+    with mock.patch.object(ModelChain, "account", "other"), mock.patch.object(ModelChain, "lost", return_value=True):
+        world.now += STUCK_S + 1
+        result = world.verb("confirm", "", Moment())
+    assert result is not None
+    assert result["phases"] == {"submitted": 1}
+    assert world.network.mempool == tx
+    check_settled(world)
+
+
+def test_a_pass_says_what_moved_and_how_long_the_oldest_waits(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.now += 60
+    world.verb("anchor", "b2", Moment())
+    world.now += 40
+    waiting = world.verb("confirm", "", Moment())
+    assert waiting is not None
+    assert (waiting["open"], waiting["oldest_open_s"], waiting["changed"]) == (2, 100, [])
+    world.network.mine()
+    moved = world.verb("confirm", "", Moment())
+    assert moved is not None
+    assert [(one["batch"], one["was"], one["now"], one["seconds"]) for one in moved["changed"]] == [
+        ("b1", "submitted", "verified", 100),
+        ("b2", "submitted", "verified", 40),
+    ]
+
+
+def test_a_pass_that_fails_tells_what_the_book_holds(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.now += 90_000
+    down = mock.patch.object(ModelChain, "meet", side_effect=Unreachable("nobody there"))
+    with down, written(world), pytest.raises(Unreachable) as failed:
+        confirm.confirm(
+            Facts({"root": str(tmp_path)}), ModelChain(world.network, Moment()), confirm.Limits(STUCK_S, 86_400)
+        )
+    told = dict(failed.value.details)
+    late = told.pop("overdue")
+    assert told == {
+        "status": "ok",
+        "target": ModelChain.target,
+        "phases": {"submitted": 1},
+        "open": 1,
+        "oldest_open_s": 90_000,
+        "code": "overdue",
+    }
+    assert isinstance(late, list)
+    assert [one["batch"] for one in late] == ["b1"]
+
+
+def test_a_probe_while_nothing_may_be_written_asks_nobody(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    down = mock.patch.object(ModelChain, "send", side_effect=Unreachable("nobody there"))
+    with down:
+        world.verb("anchor", "b1", Moment())
+    off = {"ANCHOR_WRITE_ENABLED": "0"}
+    facts = [Facts(world.facts(batch).document, off) for batch in ("b1", "b2")]
+    node = mock.Mock(spec=ModelChain, target=ModelChain.target)
+    with written(world):
+        signed, never = (transact.probe(each, node, AT_ONCE) for each in facts)
+    assert (signed["status"], signed["phase"], never) == ("ok", "signed", {"status": "none", "exit": 1})
+    assert node.method_calls == []
+    assert world.receipt("b1")["tx"] == signed["attestation"]["tx"]
+    assert not world.network.mempool
+
+
+def test_a_run_says_how_far_it_came_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    first, again = (world.verb("anchor", "b1", Moment()) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert [(one["was"], one["now"]) for one in first["changed"]] == [("", "submitted")]
+    assert "changed" not in again
+
+
+def test_a_refused_batch_is_signed_anew_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.network.funded = 0
+    with written(world), pytest.raises(Refused):
+        transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), AT_ONCE)
+    kept = world.book.get("b1")
+    assert kept is not None
+    assert kept.phase is Phase.LOST
+    world.network.funded = 10
+    world.asked.add("b1")
+    world.owed.add("b1")
+    check_settled(world)
+
+
+def written(world: World) -> AbstractContextManager[None]:
+    return written_by_moment(world.network, Moment(), lambda: world.now)
+
+
+def test_a_mark_that_a_crash_left_behind_is_taken_away(tmp_path: Path) -> None:
+    """The daemon would start a pass for it every minute, for ever."""
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    marks = next((tmp_path / "out" / "submissions").glob("*/.open"))
+    (marks / "never-written").touch()
+    book = Book(tmp_path / "out", ModelChain(world.network, Moment()).target)
+    assert [one.batch for one in book.unfinished()] == ["b1"]
+    assert [path.name for path in marks.iterdir()] == ["b1"]
+    known = book.get("b1")
+    assert known is not None
+    book.put(replace(known, phase=Phase.FINAL, told=True))
+    (marks / "b1").touch()
+    assert book.unfinished() == []
+    assert list(marks.iterdir()) == []

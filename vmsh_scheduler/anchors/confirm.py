@@ -1,0 +1,128 @@
+"""Open submissions of one target, looked at again: deeper, final, out of its block, stuck, or lost and due again."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from vmsh_scheduler.anchors import transact
+from vmsh_scheduler.anchors.chain import Chain, Refused
+from vmsh_scheduler.anchors.facts import Facts, now_s
+from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.subject import read_subject
+from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
+from vmsh_scheduler.domain.batch import Document
+from vmsh_scheduler.errors import ConfigError, Denied, SchedulerError
+
+_LISTED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Without a block for longer: replaced by a dearer one; said aloud (`overdue`). Seconds."""
+
+    stuck_after_s: int
+    alarm_after_s: int = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Deepening:
+    """One pass over one target's book."""
+
+    facts: Facts
+    chain: Chain
+    book: Book
+    limits: Limits
+
+    def run(self) -> Document:
+        """{status, phases, open, oldest_open_s, changed, overdue}: `changed` says what moved, for logs and metrics."""
+        self.chain.meet()
+        changed, warnings = [], []
+        for before in self.book.unfinished():
+            try:
+                after = self._step(before)
+            except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
+                warnings.append(f"batch {before.batch}: {before.tx}: {error}")
+                continue
+            if after != before:
+                changed.append(after.moved(before, now_s()))
+            warnings += self._recorded(after)
+        return {**self.standing(), "changed": changed[:_LISTED], "warnings": warnings[:20]}
+
+    def standing(self) -> Document:
+        """By the book alone."""
+        every = list(self.book.every())
+        left = [one for one in every if one.phase in OPEN]
+        oldest = max((max(0, now_s() - one.signed_at) for one in left), default=0)
+        phases = dict(Counter(str(one.phase) for one in every))
+        about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
+        late = [one for one in left if one.phase in UNMINED and now_s() - one.signed_at > self.limits.alarm_after_s]
+        overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:_LISTED]]
+        return {**about, "oldest_open_s": oldest, **({"code": "overdue", "overdue": overdue} if late else {})}
+
+    def _step(self, before: Submission) -> Submission:
+        now = transact.looked(self.chain, self.book, before) if before.phase in OPEN else before
+        if now.phase not in UNMINED:
+            return now
+        with self.book.signing(self.chain.account):
+            return self._moved(self.book.get(now.batch) or now)
+
+    def _moved(self, now: Submission) -> Submission:
+        """Of one that was in no block. `lost` is asked first: what is mined between the two is found by the look.
+
+        What another account sent is only sent again: nobody here can say what became of its nonces or coins."""
+        ours = now.account == self.chain.account
+        lost = ours and self.chain.lost(now.signed)
+        now = self._found(now)
+        if now.phase not in UNMINED:
+            return now
+        if lost:
+            return self._again(now)
+        if (
+            ours and abs(now_s() - now.changed_at) > self.limits.stuck_after_s
+        ):  # abs: a clock that was ahead for a while
+            return self._hurried(now)
+        return self._sent(now)
+
+    def _found(self, now: Submission) -> Submission:
+        """The one of its transactions that is in a block, be it one that another was to replace."""
+        for signed in (now.signed, *now.earlier):
+            seen = self.chain.find(signed, now.anchor)
+            if seen is not None and seen.depth > 0:
+                placed = now if signed.tx == now.tx else now.instead(signed, now_s())
+                return self.book.move(now, placed.now(seen, now_s()))
+        return now
+
+    def _again(self, now: Submission) -> Submission:
+        """Lost: nothing of it can ever be mined, so that another transaction pays for the batch only now."""
+        return self._sent(self.book.move(now, now.instead(self.chain.sign(now.anchor), now_s())))
+
+    def _hurried(self, now: Submission) -> Submission:
+        fresh = self.chain.hurried(now.signed, now.anchor)
+        return self._sent(now if fresh is None else self.book.move(now, now.instead(fresh, now_s())))
+
+    def _sent(self, now: Submission) -> Submission:
+        try:
+            return transact.sent(self.chain, self.book, now)
+        except Refused:
+            return now  # a later pass finds it mined, lost, or stuck and to be hurried
+
+    def _recorded(self, submission: Submission) -> list[str]:
+        if submission.told:
+            return []
+        file = self.facts.root / "out" / "batches" / f"{submission.batch}.json"
+        about = {"batch": {"id": submission.batch, "root": submission.root, "file": str(file)}}
+        try:
+            subject = read_subject(Facts({**about, "namespace": submission.namespace}, {}))
+        except (Invalid, OSError) as error:
+            return [f"batch {submission.batch}: no receipt: {error}"]
+        return transact.tell(self.book, self.facts.root / "out", subject, submission)[1]
+
+
+def confirm(facts: Facts, chain: Chain, limits: Limits) -> Document:
+    """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and how
+    old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
+    deepening = Deepening(facts, chain, Book(facts.root / "out", chain.target), limits)
+    try:
+        return deepening.run()
+    except SchedulerError as error:
+        error.details = deepening.standing()
+        raise

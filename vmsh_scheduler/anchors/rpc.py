@@ -1,0 +1,213 @@
+"""JSON-RPC over HTTP by the standard library: bounded in time and size, no redirects, no credentials in any text."""
+
+import base64
+import http.client
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from vmsh_scheduler.anchors.chain import Unreachable
+from vmsh_scheduler.errors import ConfigError, Denied
+
+TIMEOUT_S = 20.0
+ANSWER_LIMIT = 16 << 20
+"""Bytes; a full block's transaction list stays far below."""
+_TEXT = 300
+_SECRET = 8
+"""Characters from which on a part of the URL's path or query may be somebody's API key."""
+
+
+class NotRpc(Unreachable):
+    """Something answered, and it is no JSON-RPC node: a redirect, a web page, garbage, nothing."""
+
+    code = "not_rpc"
+
+
+class RpcError(Unreachable):
+    """The node's own error. A rail that does not know what it means takes it for no answer, and asks again later."""
+
+    code = "rpc_error"
+
+    def __init__(self, number: int, said: str, where: str, data: Any = None) -> None:
+        super().__init__(f"{where}: {said} ({number})")
+        self.number = number
+        self.said = said
+        """The node's words, cut, without control characters and without what the URL keeps secret."""
+        self.data = data
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a node listens; `where` is all that texts may show of it."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str = field(repr=False)
+    authorization: str = field(repr=False, default="")
+    """Value of the header; "" = none."""
+    secrets: tuple[str, ...] = field(repr=False, default=())
+    field_name: str = "rpcUrl"
+    """What to set when it is wrong."""
+
+    @property
+    def where(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+
+def endpoint(url: str, *, user: str = "", password: str = "", field_name: str = "rpcUrl") -> Endpoint:
+    """ConfigError unless `url` is http(s)://[user:password@]host[:port][/path][?query]; its userinfo is Basic auth."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), "", None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii() or re.search(r"[\x00-\x20\x7f]", url):
+        raise ConfigError(f"{field_name} is no http:// or https:// address", hint="such as http://127.0.0.1:8545")
+    name, word = user or unquote(parts.username or ""), password or unquote(parts.password or "")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Endpoint(
+        host,
+        port or (443 if parts.scheme == "https" else 80),
+        parts.scheme == "https",
+        path,
+        _basic(name, word),
+        _secrets(parts.path, parts.query, name, word),
+        field_name,
+    )
+
+
+def _basic(name: str, word: str) -> str:
+    pair = f"{name}:{word}".encode()
+    return "Basic " + base64.b64encode(pair).decode() if name or word else ""
+
+
+def _secrets(path: str, query: str, name: str, word: str) -> tuple[str, ...]:
+    parts = [part for part in re.split(r"[/&=]", f"{path}&{query}") if len(part) >= _SECRET]
+    words = [*parts, name, word, quote(word)]
+    return tuple(sorted({text for text in words if len(text) > 2}, key=len, reverse=True))
+
+
+class Rpc:
+    """One node. A connection per call: a stale one would look like a node that took the bytes and died."""
+
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.endpoint = endpoint
+        self._timeout_s = timeout_s
+
+    @property
+    def where(self) -> str:
+        return self.endpoint.where
+
+    def call(self, method: str, *params: Any) -> Any:
+        """The result. Raises RpcError, NotRpc, Unreachable, Denied."""
+        status, body = self._posted(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        return self._result(method, status, body)
+
+    def _posted(self, body: str) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json", "User-Agent": "vmsh-scheduler"}
+        if self.endpoint.authorization:
+            headers["Authorization"] = self.endpoint.authorization
+        try:
+            with self._connected() as connection:
+                connection.request("POST", self.endpoint.path, body, headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read(ANSWER_LIMIT + 1)
+        except http.client.HTTPException as error:
+            raise NotRpc(f"{self.where} broke off, or does not speak HTTP: {type(error).__name__}") from None
+        except TimeoutError:
+            raise Unreachable(f"{self.where} gave no answer within {self._timeout_s:g} s") from None
+        except (OSError, UnicodeError) as error:  # the latter: a host name that DNS cannot have
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise Unreachable(f"{self.where} cannot be reached: {why}") from None
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        """Everything together ends by the time limit: a node that drips bytes is cut off."""
+        connection = self._connection()
+        cut, held = list[bool](), list[socket.socket]()
+        watch = threading.Timer(self._timeout_s, _cut, (connection, cut, held))
+        watch.daemon = True
+        watch.start()
+        try:
+            connection.connect()
+            held.append(connection.sock)  # the connection lets go of it when the answer is to end with it
+            yield connection
+        except (OSError, http.client.HTTPException):
+            if cut:
+                raise TimeoutError from None
+            raise
+        finally:
+            watch.cancel()
+            connection.close()
+        if cut:
+            raise TimeoutError
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self.endpoint.host, self.endpoint.port
+        if self.endpoint.tls:
+            return http.client.HTTPSConnection(host, port, timeout=self._timeout_s)
+        return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+
+    def _result(self, method: str, status: int, body: bytes) -> Any:
+        if status in (401, 403):
+            raise Denied(f"{self.where} refused our credentials (HTTP {status})", hint="check user, password or cookie")
+        if 300 <= status < 400:
+            name = self.endpoint.field_name
+            raise NotRpc(f"{self.where} redirects elsewhere (HTTP {status})", hint=f"set {name} to the node itself")
+        answer = _object(body)
+        if answer is None:
+            raise NotRpc(f"{self.where} is no JSON-RPC node, or not now: HTTP {status}, {_shape(body)}")
+        error = answer.get("error")
+        if error is not None:
+            raise self._error(method, error)
+        if "result" not in answer or answer.get("id") not in (1, None) or status >= 400:
+            raise NotRpc(f"{self.where} answered {method} with something else (HTTP {status})")
+        return answer["result"]
+
+    def _error(self, method: str, error: Any) -> RpcError:
+        where = f"{self.where}: {method}"
+        if not isinstance(error, dict):
+            return RpcError(0, self._clean(error), where)
+        number, data = error.get("code"), error.get("data")
+        said = self._clean(error.get("message", ""))
+        return RpcError(number if type(number) is int else 0, said, where, data)
+
+    def _clean(self, text: Any) -> str:
+        words = " ".join(re.sub(r"[^ -~]+", " ", str(text)).split())
+        for secret in self.endpoint.secrets:
+            words = words.replace(secret, "***")
+        return words[:_TEXT]
+
+
+def _cut(connection: http.client.HTTPConnection, cut: list[bool], held: list[socket.socket]) -> None:
+    cut.append(True)
+    for sock in held or filter(None, [connection.sock]):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    if len(body) > ANSWER_LIMIT:
+        return None
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _shape(body: bytes) -> str:
+    """What came instead, in words: its bytes may hold anything."""
+    if not body:
+        return "empty answer"
+    if len(body) > ANSWER_LIMIT:
+        return f"more than {ANSWER_LIMIT} bytes"
+    return "a web page" if body.lstrip()[:1] == b"<" else f"{len(body)} bytes that are no JSON object"
