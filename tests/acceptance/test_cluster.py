@@ -22,6 +22,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def cluster(redis: RedisServer, cluster: Instances) -> Instances:
     with redis.client() as client:
         client.flushall()
+    cluster.env = {}
     return cluster
 
 

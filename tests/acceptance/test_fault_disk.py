@@ -22,7 +22,6 @@ SPARE = 40
 ROOM_FOR_WORDS = 6 << 10
 FULL_S = 3.2
 """Three slots of the quick cadence."""
-UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 """Coverage would want to write its own file on the full disk, and complain."""
 STEP = 900
 """Bytes; the line that a run ends with is longer."""
@@ -182,12 +181,12 @@ def full_tick(place: Site, cadence: Cadence, size: int) -> int:
 
 def test_s5_a_tick_on_a_full_disk_exits_74_and_loses_nothing(tmp_path: Path) -> None:
     """Full ever a little later: before the intent, between a start and its end, after everything."""
-    full_ticks(site(tmp_path, **UNMEASURED), STEP)
+    full_ticks(site(tmp_path), STEP)
 
 
 def test_s5_a_daemon_with_a_full_disk_can_be_stopped(tmp_path: Path) -> None:
     """It waits with what it cannot write down; hurried, it leaves that to the next start, which finds it."""
-    place = site(tmp_path, **UNMEASURED)
+    place = site(tmp_path)
     quick, long = place.work("quick"), place.work("long", every="1h", seconds=8)
     padding = [place.work(f"padding{number}") for number in range(3)]
     place.configure(quick, long, *padding)

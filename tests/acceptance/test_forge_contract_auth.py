@@ -77,7 +77,8 @@ def ids(got: Got) -> list[str]:
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    return {"sub": "jay", "exp": int(time.time()) + 600, "scope": "agent:read", **more}
+    """Some are made when tests are collected, and used in the end of a long run."""
+    return {"sub": "jay", "exp": int(time.time()) + 7_200, "scope": "agent:read", **more}
 
 
 @pytest.mark.parametrize(

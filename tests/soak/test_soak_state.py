@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_fault_disk import ONE_TICK_S, UNMEASURED, full_ticks, logs
+from tests.acceptance.test_fault_disk import ONE_TICK_S, full_ticks, logs
 from tests.support.daemon import COMMAND, Daemon
 from tests.support.faults import Cadence, Site, site
 from tests.support.ledger import differences, gaps, violations
@@ -134,7 +134,7 @@ def counted(daemon: Daemon) -> Counter[str]:
 
 
 def test_s5_a_tick_at_every_hundred_bytes_of_a_full_disk(tmp_path: Path, record_property: Record) -> None:
-    codes = full_ticks(site(tmp_path, **UNMEASURED), 100)
+    codes = full_ticks(site(tmp_path), 100)
     record_property(
         "S5", f"{len(codes)} ticks, full ever 100 bytes later: {codes.count(74)} exit 74, 0 lost or repeated"
     )
@@ -269,7 +269,7 @@ def shared() -> Iterator[Site]:
 
 def as_nobody(place: Site, *args: str) -> "subprocess.CompletedProcess[str]":
     argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", str(COMMAND), *args]
-    env = place.place.env({"PYTHONDONTWRITEBYTECODE": "1", **UNMEASURED})
+    env = place.place.env({"PYTHONDONTWRITEBYTECODE": "1"})
     return subprocess.run(argv, cwd=place.place.root, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -154,7 +154,8 @@ ACT = (
     ("agents", "resume", "hook", "--user", "user-123", "--json"), ("agents", "register", "x", "--wallet", "bad"),
     ("agents", "register", "x", "--wallet", WALLET, "--callback", _REFUSED),
     ("agents", "register", "told", "--wallet", WALLET, "--callback", HOOK, "--json"),
-    ("agents", "remove", "told"), ("redis", "check"),
+    ("agents", "remove", "told"), ("redis", "check"), ("receipt", "nope"), ("bundle", "nope"), ("verify-audit",),
+    ("deploy-contract", "--target", "eip155:1"), ("record", "deploy", "--component", "c", "--version", "1", "--json"),
 )  # fmt: skip
 """One of each other command; some have to be refused."""
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tests.support.bitcoin_node import PASSWORD, USER, BitcoinNode
 from tests.support.bitcoin_rpc import Answer, passed_on
 from tests.support.bitcoin_rpc import Door as BitcoinDoor
-from tests.support.daemon import PATIENCE_S, Daemon, Done, Place, processes_below, until
+from tests.support.daemon import PATIENCE_S, UNMEASURED, Daemon, Done, Place, processes_below, until
 from tests.support.evm import ETHER, Node, node, transactions
 from tests.support.paying import a_key, deployed, secret_of
 from tests.support.rpc_door import Door
@@ -182,7 +182,7 @@ class Chained:
         for rail in self.rails:
             if isinstance(rail, TsaRail) and not (self.place.root / rail.bundle).exists():
                 self.place.write(rail.bundle, rail.tsa.root.read_text())
-            self.place.environ |= rail.environ()
+            self.place.environ |= {**rail.environ(), **UNMEASURED}
         self.place.configure(NAMESPACES.format(levels=levels), anchors=self.anchors())
         return self
 

@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+"""For daemons of which many run, or for long, and others measure the same lines: coverage takes half of their time."""
+
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
 PATIENCE_S = 30.0
 """Far above what anything takes: only a broken program, or a machine on its knees, gets here."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tests.support.daemon import until
+from tests.support.daemon import UNMEASURED, until
 from tests.support.forge import stub
 from tests.support.instances import TIMES, Instances
 from tests.support.redis_server import RedisServer
@@ -79,7 +79,7 @@ def failovers(root: Path, server: RedisServer, ways: dict[Way, int], seed: int) 
     dice = random.Random(seed)
     dice.shuffle(order)
     with stub() as upstream:
-        cluster = Instances(root, server, upstream)
+        cluster = Instances(root, server, upstream, env=UNMEASURED)
         try:
             played = Failovers(cluster.start(*NAMES), server, dice)
             for way in order:

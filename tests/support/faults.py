@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.daemon import Place
+from tests.support.daemon import UNMEASURED, Place
 from tests.support.ledger import SCRIPT, Books, Entry, read
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
@@ -86,8 +86,8 @@ def books(state: Path) -> Books:
 
 
 def site(root: Path, **environ: str) -> Site:
-    """`root` gets everything but a configuration."""
-    place = Place(root, {"METRICS_PORT": "0", **environ})
+    """`root` gets everything but a configuration. What runs there is not measured."""
+    place = Place(root, {"METRICS_PORT": "0", **UNMEASURED, **environ})
     digest = "00" * 32
     place.write("out/batches/b1.json", BATCH % (digest, digest))
     place.write("work.sh", SCRIPT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import UNMEASURED
 from tests.support.faults import Site, site
 from tests.support.forge import Stub, stub
 from tests.support.instances import Instances
@@ -39,8 +40,9 @@ def durable(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, redis: RedisServer, upstream: Stub) -> Iterator[Instances]:
-    """None is started; a module may give it other settings first, in a fixture of this name over this one."""
-    made = Instances(tmp_path, redis, upstream)
+    """None is started; a module may give it other settings first, in a fixture of this name over this one. Its daemons
+    are not measured: those of test_cluster and test_cluster_commands are."""
+    made = Instances(tmp_path, redis, upstream, env=UNMEASURED)
     yield made
     made.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from tests.support.daemon import COMMAND, Daemon, Place, until
+from tests.support.daemon import COMMAND, UNMEASURED, Daemon, Place, until
 from tests.support.faults import Cadence, Site, document, site
 from tests.support.forge import stub
 from tests.support.instances import Instances
@@ -218,7 +218,7 @@ def arena(root: Path, commands: int, agents: int, program: Sequence[str | Path])
     server = RedisServer(root / "redis", *DURABLE).start()
     try:
         with stub() as upstream, judging() as judge:
-            env = {"SCHEDULER_MAX_AGENTS": str(agents + 1), "PYTHONPATH": str(ROOT)}
+            env = {"SCHEDULER_MAX_AGENTS": str(agents + 1), "PYTHONPATH": str(ROOT), **UNMEASURED}
             cluster = Crew(root, server, upstream, env=env, program=program)
             try:
                 _settle_in(cluster, site(root), commands)
