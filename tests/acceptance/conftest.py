@@ -8,8 +8,9 @@ import pytest
 from tests.support.daemon import Daemon, Place
 from tests.support.fixtures import cluster, consumer, durable, places, redis, upstream
 from tests.support.shipped import shipped
+from tests.support.tsa import authorities, tsa
 
-__all__ = ["cluster", "consumer", "durable", "places", "redis", "upstream"]
+__all__ = ["authorities", "cluster", "consumer", "durable", "places", "redis", "tsa", "upstream"]
 
 
 @pytest.fixture

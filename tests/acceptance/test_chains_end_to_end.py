@@ -2,7 +2,6 @@
 wrong on the way."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from tests.support.chained import Chained, EvmRail, PowerCut, TsaRail, a_bitcoin
 from tests.support.daemon import Place, until
 from tests.support.evm import Node
 from tests.support.rpc_door import Door
-from tests.support.tsa import Tsa, make_authorities, serving
+from tests.support.tsa import Tsa
 from vmsh_scheduler.anchors.verify import verify
 from vmsh_scheduler.domain.batch import slug
 
@@ -25,17 +24,6 @@ MOMENTS = (
     "lost eth_sendRawTransaction",
     "lost eth_blockNumber",
 )
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_authorities(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def tsa(authorities: Path) -> Iterator[Tsa]:
-    with serving(authorities) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,15 @@
 
 import base64
 import json
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, Place, processes_below, until
-from tests.support.tsa import Tsa, make_authorities, serving
+from tests.support.chained import PowerCut
+from tests.support.daemon import Place, until
+from tests.support.tsa import Tsa
 from vmsh_scheduler.anchors.verify import verify
 from vmsh_scheduler.errors import Usage
 
@@ -25,17 +24,6 @@ namespaces:
       fast: {target: "rfc3161:tsa", every: 1s, retry: {base: 100ms, max: 1}}
 """
 KILLS = 2
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_authorities(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def tsa(authorities: Path) -> Iterator[Tsa]:
-    with serving(authorities) as found:
-        yield found
 
 
 def configured(place: Place, tsa: Tsa, path: str = "/tsr") -> Place:
@@ -124,14 +112,6 @@ def test_without_its_variable_it_does_not_start(place: Place, tsa: Tsa) -> None:
     assert place.cli("tick").code == 78
 
 
-def killed(daemon: Daemon, place: Place) -> None:
-    """The daemon and what it started, at once: as a machine that loses power."""
-    daemon.process.send_signal(signal.SIGKILL)
-    for pid in processes_below(place.root):
-        os.kill(pid, signal.SIGKILL)
-    daemon.process.wait()
-
-
 @pytest.mark.timeout(120)
 def test_killed_between_sent_and_recorded_nothing_is_lost_or_doubled(place: Place, tsa: Tsa) -> None:
     for round_number in range(1, KILLS + 1):
@@ -142,7 +122,8 @@ def test_killed_between_sent_and_recorded_nothing_is_lost_or_doubled(place: Plac
         daemon = place.daemon().ready()
         assert tsa.arrived.wait(30)
         assert len(receipts(place)) == round_number - 1
-        killed(daemon, place)
+        PowerCut(daemon)()
+        daemon.wait()
         tsa.release.set()
         place.environ["STAMP_URL"] = tsa.url()
         after = place.daemon().ready()

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.site import Answer, Document, Site
-from tests.support.tsa import OTHER_POLICY, PASSWORD, POLICY, USER, Tsa, make_authorities, serving
+from tests.support.tsa import OTHER_POLICY, PASSWORD, POLICY, USER, Tsa
 from vmsh_scheduler.anchors import receipts, timestamp
 from vmsh_scheduler.anchors.timestamp import BadToken, Question
 from vmsh_scheduler.anchors.trust import Bundle, bundle
@@ -24,17 +24,6 @@ pytestmark = pytest.mark.needs("openssl")
 FREETSA = Path(__file__).parents[1] / "data" / "freetsa"
 FREETSA_TIME = 1760915646
 """2025-10-19 23:14:06 UTC, as `openssl ts -reply -text` prints it."""
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_authorities(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def tsa(authorities: Path) -> Iterator[Tsa]:
-    with serving(authorities) as found:
-        yield found
 
 
 @pytest.fixture

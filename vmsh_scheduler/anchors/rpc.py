@@ -95,6 +95,54 @@ def _secrets(path: str, query: str, name: str, word: str) -> tuple[str, ...]:
     return tuple(sorted({text for text in words if len(text) > 2}, key=len, reverse=True))
 
 
+@contextmanager
+def connected(
+    endpoint: Endpoint, timeout_s: float, *, broken: type[Unreachable] = Unreachable
+) -> Iterator[http.client.HTTPConnection]:
+    """For one request and its answer. Raises Unreachable, or `broken` for what is no HTTP."""
+    try:
+        with _bounded(endpoint, timeout_s) as connection:
+            yield connection
+    except http.client.HTTPException as error:
+        raise broken(f"{endpoint.where} broke off, or does not speak HTTP: {type(error).__name__}") from None
+    except TimeoutError:
+        raise Unreachable(f"{endpoint.where} gave no answer within {timeout_s:g} s") from None
+    except (OSError, UnicodeError) as error:  # the latter: a host name that DNS cannot have
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise Unreachable(f"{endpoint.where} cannot be reached: {why}") from None
+
+
+@contextmanager
+def _bounded(endpoint: Endpoint, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+    """All of it together ends by the time limit: who drips bytes is cut off."""
+    kind = http.client.HTTPSConnection if endpoint.tls else http.client.HTTPConnection
+    connection = kind(endpoint.host, endpoint.port, timeout=timeout_s)
+    late, held = threading.Event(), list[socket.socket]()
+    watch = threading.Timer(timeout_s, _cut, (connection, late, held))
+    watch.daemon = True
+    watch.start()
+    try:
+        connection.connect()
+        held.append(connection.sock)  # the connection lets go of it when the answer is to end with it
+        yield connection
+    except (OSError, http.client.HTTPException):
+        if late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        watch.cancel()
+        connection.close()
+    if late.is_set():
+        raise TimeoutError
+
+
+def _cut(connection: http.client.HTTPConnection, late: threading.Event, held: list[socket.socket]) -> None:
+    late.set()
+    for sock in held or filter(None, [connection.sock]):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
 class Rpc:
     """One node. A connection per call: a stale one would look like a node that took the bytes and died."""
 
@@ -115,46 +163,10 @@ class Rpc:
         headers = {"Content-Type": "application/json", "User-Agent": "vmsh-scheduler"}
         if self.endpoint.authorization:
             headers["Authorization"] = self.endpoint.authorization
-        try:
-            with self._connected() as connection:
-                connection.request("POST", self.endpoint.path, body, headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read(ANSWER_LIMIT + 1)
-        except http.client.HTTPException as error:
-            raise NotRpc(f"{self.where} broke off, or does not speak HTTP: {type(error).__name__}") from None
-        except TimeoutError:
-            raise Unreachable(f"{self.where} gave no answer within {self._timeout_s:g} s") from None
-        except (OSError, UnicodeError) as error:  # the latter: a host name that DNS cannot have
-            why = getattr(error, "strerror", None) or type(error).__name__
-            raise Unreachable(f"{self.where} cannot be reached: {why}") from None
-
-    @contextmanager
-    def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        """Everything together ends by the time limit: a node that drips bytes is cut off."""
-        connection = self._connection()
-        cut, held = list[bool](), list[socket.socket]()
-        watch = threading.Timer(self._timeout_s, _cut, (connection, cut, held))
-        watch.daemon = True
-        watch.start()
-        try:
-            connection.connect()
-            held.append(connection.sock)  # the connection lets go of it when the answer is to end with it
-            yield connection
-        except (OSError, http.client.HTTPException):
-            if cut:
-                raise TimeoutError from None
-            raise
-        finally:
-            watch.cancel()
-            connection.close()
-        if cut:
-            raise TimeoutError
-
-    def _connection(self) -> http.client.HTTPConnection:
-        host, port = self.endpoint.host, self.endpoint.port
-        if self.endpoint.tls:
-            return http.client.HTTPSConnection(host, port, timeout=self._timeout_s)
-        return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        with connected(self.endpoint, self._timeout_s, broken=NotRpc) as connection:
+            connection.request("POST", self.endpoint.path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read(ANSWER_LIMIT + 1)
 
     def _result(self, method: str, status: int, body: bytes) -> Any:
         if status in (401, 403):
@@ -185,13 +197,6 @@ class Rpc:
         for secret in self.endpoint.secrets:
             words = words.replace(secret, "***")
         return words[:_TEXT]
-
-
-def _cut(connection: http.client.HTTPConnection, cut: list[bool], held: list[socket.socket]) -> None:
-    cut.append(True)
-    for sock in held or filter(None, [connection.sock]):
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
