@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, Place
-from tests.support.fixtures import cluster, consumer, durable, places, redis, upstream
+from tests.support.fixtures import authorities, cluster, consumer, durable, places, redis, tsa, upstream
 from tests.support.shipped import shipped
-from tests.support.tsa import authorities, tsa
 
 __all__ = ["authorities", "cluster", "consumer", "durable", "places", "redis", "tsa", "upstream"]
 

@@ -2,6 +2,7 @@
 wrong on the way."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 

@@ -1,11 +1,9 @@
 """Where callbacks may go, and over which connections."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from aiohttp.abc import ResolveResult
 
 from tests.support.callbacks import (
     Desk,
@@ -21,6 +19,7 @@ from vmsh_scheduler.domain.run import Outcome, Status
 from vmsh_scheduler.net.calls import CallFailed
 from vmsh_scheduler.net.client import HEAD, HttpClient
 from vmsh_scheduler.net.guard import AllowList
+from vmsh_scheduler.net.resolver import Infos
 
 Record = Callable[[str, object], None]
 STRANGE_HOSTS = """127.0.0.1 localhost 127.1 0x7f.1 0x7f000001 2130706433 0177.0.0.1 0 0.0.0.0 [::] [::1] [::127.0.0.1]
@@ -161,9 +160,7 @@ class TestWhereItMayGo:
 
     async def test_a_name_nobody_knows_is_a_failed_call(self, desks: Desks) -> None:
         class Unknown(Names):
-            async def resolve(
-                self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-            ) -> list[ResolveResult]:
+            async def resolve(self, host: str, port: int) -> Infos:
                 raise OSError(-2, "Name or service not known")
 
         desk = desks(stranger(resolver=Unknown()))

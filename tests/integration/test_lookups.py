@@ -67,9 +67,9 @@ async def test_hung_names_hold_so_many_threads_and_one_more_is_refused_at_once(l
     assert threading.active_count() <= before + 2
     library.gate.set()
     found = await asyncio.gather(*waiting)
-    assert [[one["host"] for one in each] for each in found] == [["127.0.0.1"]] * 5
+    assert [[one[4][0] for one in each] for each in found] == [["127.0.0.1"]] * 5
     assert (library.most, sorted(library.asked)) == (2, [f"hung{n}" for n in range(5)])
-    assert (await resolver.resolve("good", 80))[0]["host"] == "127.0.0.1"
+    assert (await resolver.resolve("good", 80))[0][4][0] == "127.0.0.1"
     await resolver.close()
 
 
@@ -79,7 +79,7 @@ async def test_a_name_takes_one_thread_however_often_it_is_asked_for(library: Li
         with pytest.raises(LookupsStuck, match=r"looking up hung takes over 0\.05 s"):
             await resolver.resolve("hung", 80)
     assert library.asked == ["hung"]
-    assert (await resolver.resolve("good", 80))[0]["port"] == 80
+    assert (await resolver.resolve("good", 80))[0][4][1] == 80
     await resolver.close()
 
 

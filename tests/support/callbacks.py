@@ -1,12 +1,9 @@
 """An executor of callbacks with a stopped clock and a made-up market, and names that resolve as a test says."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tests.support.builders import NOON, agent, run_of
 from vmsh_scheduler.domain.action import Callback
@@ -14,6 +11,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Outcome
 from vmsh_scheduler.executors.callback import CallbackExecutor
 from vmsh_scheduler.net.client import HttpClient
+from vmsh_scheduler.net.resolver import Infos, literal
 
 MARKET: Mapping[str, object] = {
     "ts": NOON,
@@ -102,19 +100,16 @@ async def many_desks() -> AsyncIterator[Desks]:
         await desk.client.close()
 
 
-class Names(AbstractResolver):
+class Names:
     """A resolver that gives these answers in turn, and counts the questions."""
 
     def __init__(self, *answers: tuple[str, ...]) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int) -> Infos:
         self.asked.append(host)
-        found = self.answers.pop(0)
-        return [ResolveResult(hostname=host, host=ip, port=port, family=family, proto=0, flags=0) for ip in found]
+        return [info for ip in self.answers.pop(0) for info in literal(ip, port)]
 
     async def close(self) -> None: ...
 

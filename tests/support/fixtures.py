@@ -10,6 +10,8 @@ from tests.support.faults import Site, site
 from tests.support.forge import Stub, stub
 from tests.support.instances import Instances
 from tests.support.redis_server import RedisServer, serving
+from tests.support.tsa import Tsa, make_authorities
+from tests.support.tsa import serving as stamping
 
 
 @pytest.fixture
@@ -54,3 +56,14 @@ def places(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
     yield made
     for each in made:
         each.place.close()
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_authorities(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def tsa(authorities: Path) -> Iterator[Tsa]:
+    with stamping(authorities) as found:
+        yield found

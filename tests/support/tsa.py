@@ -11,8 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
-
 from vmsh_scheduler.anchors.der import element, encode, inside
 
 POLICY, OTHER_POLICY = "1.2.3.4.1", "1.2.3.4.5.6"
@@ -245,14 +243,3 @@ def serving(at: Path) -> Iterator[Tsa]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_authorities(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def tsa(authorities: Path) -> Iterator[Tsa]:
-    with serving(authorities) as found:
-        yield found

@@ -1,13 +1,12 @@
 """Carries out Forge cycles: the market snapshot, then one POST (forge-os sections 6, 7, 8)."""
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import math
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -41,6 +40,8 @@ _FAILED: Mapping[FailureKind, tuple[ErrorClass, str, str]] = {
     "too_large": (ErrorClass.NETWORK, "protocol", _FETCH_FAILED),
     "refused_address": (ErrorClass.VALIDATION, "callback_address_refused", "callback_address_refused"),
 }
+_HURRIED = 0.0
+"""Long past, as loops count: the limit of time of what has to end at once."""
 _NOT_PLAIN = re.compile(r"[^ -~]|%[0-9A-Fa-f]{2}")
 
 
@@ -55,7 +56,7 @@ class Cycle:
 
 def cycle_of(action: Callback, run: Run, instance: str) -> Cycle:
     """Minted from the slot alone, so that an attempt after a restart carries the same key."""
-    task = str(uuid.uuid5(_CYCLES, run.key))
+    task = _uuid5(run.key)
     user, agent = in_header(action.user), in_header(action.agent)
     key = f"forgeos.scheduler:{user}:{agent}:{run.slot}:{task}"
     headers = {
@@ -69,12 +70,34 @@ def cycle_of(action: Callback, run: Run, instance: str) -> Cycle:
     return Cycle(task, key, headers)
 
 
+def _uuid5(name: str) -> str:
+    """RFC 9562 section 5.5 in _CYCLES, as text; uuid.uuid5 takes five times as long, and every cycle needs one."""
+    digest = bytearray(hashlib.sha1(_CYCLES.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6], digest[8] = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
 def in_header(text: str) -> str:
     """Printable ASCII as it is, else percent-encoded UTF-8 (D26). Text that looks encoded is encoded too: two ids
     never become one."""
     return (
         quote(text, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}", errors="surrogatepass") if _NOT_PLAIN.search(text) else text
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One run of the executor."""
+
+    action: Callback
+    run: Run
+    instance: str
+    """As the receiver is told."""
+    ends: float
+    """By the loop's time."""
+    limit: asyncio.Timeout
+    """For the market; afterwards it only ends what is hurried."""
 
 
 class CallbackExecutor:
@@ -102,14 +125,18 @@ class CallbackExecutor:
         self._running: set[asyncio.Timeout] = set()
 
     async def run(self, job: Job, run: Run) -> Outcome:
-        action = _callback(job)
+        """The market takes of the time for the whole; the POST has what is left."""
         ends = asyncio.get_running_loop().time() + job.policy.timeout / SECOND
+        limit = asyncio.timeout_at(ends)
+        self._running.add(limit)
         try:
-            with self._abortable() as abort:
-                async with abort:
-                    return await self._cycle(action, run, ends, self.enqueued_by(job))
-        except TimeoutError:
-            return _failure(ErrorClass.NETWORK, "cancelled", ABORTED)
+            async with limit:
+                return await self._cycle(_Attempt(_callback(job), run, self.enqueued_by(job), ends, limit))
+        except TimeoutError as error:
+            hurried = limit.when() == _HURRIED
+            return _failure(ErrorClass.NETWORK, "cancelled", ABORTED) if hurried else _no_market(error)
+        finally:
+            self._running.discard(limit)
 
     def enqueued_by(self, job: Job) -> str:
         """The instance that the receiver is told: another one may have handed the run to this one (section 7)."""
@@ -131,40 +158,28 @@ class CallbackExecutor:
     def hurry(self) -> None:
         """Every call in flight ends now; each is tried again under its key."""
         while self._running:  # emptied: one that is ending already cannot be told again
-            self._running.pop().reschedule(0)
+            self._running.pop().reschedule(_HURRIED)
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    @contextlib.contextmanager
-    def _abortable(self) -> Iterator[asyncio.Timeout]:
-        abort = asyncio.timeout(None)
-        self._running.add(abort)
+    async def _cycle(self, attempt: "_Attempt") -> Outcome:
+        action = attempt.action
+        cycle = cycle_of(action, attempt.run, attempt.instance)
         try:
-            yield abort
-        finally:
-            self._running.discard(abort)
-
-    async def _cycle(self, action: Callback, run: Run, ends: float, instance: str) -> Outcome:
-        cycle = cycle_of(action, run, instance)
-        try:
-            async with asyncio.timeout_at(ends):
-                market = await self._snapshot(action.wallet)
-            body = self._body(action, run, cycle, market, instance)
+            market = await self._snapshot(action.wallet)
+            attempt.limit.reschedule(None)
+            body = self._body(attempt, cycle, market)
         except Exception as error:  # whatever keeps the market away, nothing may be sent without it (section 6)
             return _no_market(error)
-        if not action.url:
-            return _success(action, cycle, market)
-        return await self._post(action, cycle, body, market, ends=ends)
+        return await self._post(attempt, cycle, body, market) if action.url else _success(action, cycle, market)
 
-    async def _post(
-        self, action: Callback, cycle: Cycle, body: bytes, market: Mapping[str, object], *, ends: float
-    ) -> Outcome:
-        began, kind = self._clock.elapsed(), "error"
+    async def _post(self, attempt: "_Attempt", cycle: Cycle, body: bytes, market: Mapping[str, object]) -> Outcome:
+        action, began, kind = attempt.action, self._clock.elapsed(), "error"
+        left = min(self._timeout_s, max(0.0, attempt.ends - asyncio.get_running_loop().time()))
         try:
-            left = min(self._timeout_s, max(0.0, ends - asyncio.get_running_loop().time()))
             reply = await self._http().post(
                 action.url, body, self._headers(cycle, body), timeout_s=left, trusted=action.trusted
             )
@@ -182,18 +197,19 @@ class CallbackExecutor:
             self._client = self._make_client()
         return self._client
 
-    def _body(self, action: Callback, run: Run, cycle: Cycle, market: Mapping[str, object], instance: str) -> bytes:
+    def _body(self, attempt: "_Attempt", cycle: Cycle, market: Mapping[str, object]) -> bytes:
+        payload = attempt.action.payload
         document = {
-            "event": action.payload.get("event"),
+            "event": payload.get("event"),
             "ts": self._clock.now(),
             "scheduler": {
-                "instanceId": instance,
-                "leaderFenceToken": run.fence,
+                "instanceId": attempt.instance,
+                "leaderFenceToken": attempt.run.fence,
                 "queueTaskId": cycle.task,
                 "callbackIdempotencyKey": cycle.key,
                 "callbackHeaders": cycle.headers,
             },
-            "agent": action.payload.get("agent"),
+            "agent": payload.get("agent"),
             "market": market,
         }
         return encoded(document)

@@ -6,9 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
-
-from aiohttp.abc import AbstractResolver, ResolveResult
+from ipaddress import ip_address
+from typing import Any, Protocol
 
 THREADS = 4
 WAITING = 64
@@ -16,7 +15,9 @@ WAITING = 64
 LONGEST_S = 30.0
 """Nobody waits longer, whatever the thread does."""
 
-Infos = list[tuple[Any, ...]]
+Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+"""As getaddrinfo gives it: the last part is the address, its first part the IP address as text."""
+Infos = list[Info]
 LookUp = Callable[[str, int, int], Infos]
 _Key = tuple[str, int, int]
 
@@ -25,12 +26,30 @@ class LookupsStuck(OSError):
     """Too many names are being looked up already, or this one for too long."""
 
 
+class Resolver(Protocol):
+    """Where names lead. Raises OSError."""
+
+    async def resolve(self, host: str, port: int) -> Infos: ...
+
+    async def close(self) -> None: ...
+
+
 def look_up(host: str, port: int, family: int) -> Infos:
     """Blocks; raises OSError."""
     return list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
 
 
-class BoundedResolver(AbstractResolver):
+def literal(host: str, port: int) -> Infos:
+    """Of a host that is an address itself; empty for a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return []
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return list(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, flags=flags))
+
+
+class BoundedResolver:
     """One lookup per name at a time, whoever asks. Use in one event loop. The threads are daemons: a process that
     ends does not wait for a name server."""
 
@@ -53,17 +72,15 @@ class BoundedResolver(AbstractResolver):
         self._busy = 0
         """Threads that look up a name."""
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        key = (host, port, int(family))
+    async def resolve(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> Infos:
+        key = (host, port, family)
         future = self._asked.get(key) or self._ask(key)
         try:
             async with asyncio.timeout(self._longest_s):
                 infos = await asyncio.shield(future)
         except TimeoutError:
             raise LookupsStuck(f"looking up {host} takes over {self._longest_s:g} s") from None
-        return [found for info in infos if (found := _result(host, port, info)) is not None]
+        return [info for info in infos if _usable(info)]
 
     async def close(self) -> None:
         """Threads that wait for work end; those that hang go with the process."""
@@ -132,14 +149,6 @@ def _seen(future: "asyncio.Future[Infos]") -> None:
         future.exception()
 
 
-def _result(name: str, port: int, info: tuple[Any, ...]) -> ResolveResult | None:
-    """None: an IPv6 address that this machine cannot use."""
-    family, _, proto, _, address = info
-    host, port = address[0], address[1] if len(address) > 1 else port
-    if family == socket.AF_INET6:
-        if not socket.has_ipv6 or len(address) < 4:
-            return None
-        if address[3]:  # link-local: the interface belongs to the address
-            host = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(hostname=name, host=host, port=int(port), family=family, proto=proto, flags=flags)
+def _usable(info: Info) -> bool:
+    """False: an IPv6 address that this machine cannot use."""
+    return info[0] != socket.AF_INET6 or (socket.has_ipv6 and len(info[4]) == 4)

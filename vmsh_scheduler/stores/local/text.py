@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from json.encoder import encode_basestring_ascii as quote
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmsh_scheduler.domain.codec import note_to_json
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
     from vmsh_scheduler.ports import Change  # brings asyncio, which `status` does not need
 
 _DEPTH = 32
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_AS = {"allow_nan": False, "check_circular": False, "separators": (",", ":")}
+"""A circle is a RecursionError, which is caught, instead of a look at each value."""
+_encode = json.JSONEncoder(**_AS).encode  # type: ignore[arg-type]  # a table of several types
 """ASCII only: lone surrogates become escapes."""
-_encode_sorted = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+_encode_sorted = json.JSONEncoder(**_AS, sort_keys=True).encode  # type: ignore[arg-type]  # as above
 
 _HEADS = tuple(f'"{name}":' for name in JobState._fields)
 _FRESH = JobState()
@@ -64,8 +65,8 @@ def canonical(value: object) -> str:
 
 def state_text(state: JobState) -> str:
     """Only what differs from a fresh state."""
-    known = zip(_HEADS, state, _FRESH, strict=True)
-    return "{" + ",".join([head + _WRITERS[type(value)](value) for head, value, fresh in known if value != fresh]) + "}"
+    known = zip(_HEADS, _WRITERS, state, _FRESH, strict=True)
+    return "{" + ",".join([head + write(value) for head, write, value, fresh in known if value != fresh]) + "}"
 
 
 def run_text(run: Run) -> str:
@@ -104,7 +105,7 @@ def _outcome_text(outcome: Outcome) -> str:
     if outcome.output_bytes:
         parts.append(f'"output_bytes":{outcome.output_bytes}')
     if outcome.result:
-        parts.append(f'"result":{canonical(dict(outcome.result))}')
+        parts.append(f'"result":{_mapping_text(outcome.result)}')
     parts.append(f'"status":"{outcome.status.value}"')
     return "{" + ",".join(parts) + "}"
 
@@ -161,24 +162,30 @@ def _pause_text(pause: Pause) -> str:
     return to_text({"at": pause.at, "until": pause.until, "note": pause.note, "by": pause.by})
 
 
+def _bool_text(value: bool) -> str:
+    return "true" if value else "false"
+
+
+@Remembered
 def _mapping_text(value: Mapping[str, object]) -> str:
-    return to_text(dict(value))
+    """Of a result: it stands in its execution's row, in the state after it, and in the state of the next intent."""
+    return canonical(dict(value))
 
 
-_WRITERS: Mapping[type, Callable[[Any], str]] = {
-    int: repr,
-    str: quote,
-    bool: to_text,
-    float: _whole,
-    tuple: _runs_text,
-    Next: _next_text,
-    Run: run_text,
-    Pause: _pause_text,
-    dict: _mapping_text,
-    MappingProxyType: _mapping_text,
-    type(None): to_text,
+_OWN: Mapping[str, Callable[[Any], str]] = {
+    "upcoming": _next_text,
+    "fired": _bool_text,
+    "runs": _runs_text,
+    "held": run_text,
+    "pause": _pause_text,
+    "mean_ms": _whole,
+    "result": _mapping_text,
 }
-"""What a field of a state can be."""
+"""Fields of a state that are neither text nor a whole number."""
+_WRITERS: tuple[Callable[[Any], str], ...] = tuple(
+    _OWN.get(name) or (quote if isinstance(fresh, str) else repr)
+    for name, fresh in zip(JobState._fields, _FRESH, strict=True)
+)
 
 
 def facts_of(record: Mapping[str, Any]) -> Iterator[Fact]:
