@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.children.stage import BOOT, Stage, alive, eventually, eventually_async, job_of, on_stage, shell
+from tests.support.daemon import UNMEASURED
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Recovery, Run, Status, Trace
 
 ROOT = Path(__file__).parents[2]
+KILLED = {**os.environ, **UNMEASURED}
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def host(stage: Stage, text: str, *, limit: int = 20_000, ready: bytes = b"up") 
     command = text_of(job)
     module = "tests.integration.children.host"
     argv = [sys.executable, "-m", module, str(stage.directory), run.id, str(run.started_at), command]
-    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(argv, cwd=ROOT, env=KILLED, stdout=subprocess.PIPE, text=True)
     dying = Host(process, job, run, stage.directory / "runs" / run.id)
     try:
         eventually(lambda: dying.said(ready), 10)
@@ -341,7 +343,7 @@ class TestKilledAnywhere:
     def _start_and_kill(self, stage: Stage, job: Job, run: Run, number: int) -> None:
         module = "tests.integration.children.host"
         argv = [sys.executable, "-m", module, str(stage.directory), run.id, str(run.started_at), text_of(job)]
-        process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE)
+        process = subprocess.Popen(argv, cwd=ROOT, env=KILLED, stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         deadline = time.monotonic() + number * 0.004

@@ -1,6 +1,7 @@
 """Family D of the fault list, the queue's part: workers that die at any moment."""
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.support.builders import agent, run_of
+from tests.support.daemon import UNMEASURED
 from tests.support.dispatch_crew import JOB
 from tests.support.dispatching import RedisCluster, redis_cluster
 from tests.support.redis_keys import SharedRedis, leftovers
@@ -39,7 +41,8 @@ class Crowd:
         self.kills = 0
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "tests.support.dispatch_crew", *self._words])
+        argv = [sys.executable, "-m", "tests.support.dispatch_crew", *self._words]
+        return subprocess.Popen(argv, env={**os.environ, **UNMEASURED})
 
     def kill_one(self, dice: random.Random) -> None:
         number = dice.randrange(PROCESSES)

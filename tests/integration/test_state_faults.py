@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.world import NOW, decision
+from tests.support.daemon import UNMEASURED
 from tests.support.statefiles import (
     STATES,
     FaultyDisk,
@@ -65,7 +66,11 @@ asyncio.run(main())
 def killed_writer(path: Path, acks: int) -> tuple[str, int, int]:
     """Condition at start, count at start, last acknowledged count of a writer that was killed -9."""
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", WRITER, str(path)],
+        env={**os.environ, **UNMEASURED},
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     ) as writer:
         assert writer.stdout is not None
         _, condition, start = writer.stdout.readline().split()

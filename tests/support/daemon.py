@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
-"""For daemons of which many run, or for long, and others measure the same lines: coverage takes half of their time."""
+"""For processes of which many run, or for long, and others measure the same lines, and for those that are killed, of
+which nothing would be kept: coverage takes half of their time."""
+_measured: set[tuple[str, ...]] = set()
 
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
 PATIENCE_S = 30.0
@@ -29,6 +31,16 @@ _OURS = ("VMSH_", "SCHEDULER_", "METRICS_", "LOG_", "API_", "EVM_", "BTC_", "TSA
 _ALSO = {"PORT", "HOST", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_STREAM", "ANCHOR_WRITE_ENABLED"}
 
 Document = dict[str, Any]
+
+
+def _first_of(*words: str) -> Mapping[str, str]:
+    """Of each two words only the first command of a test file is measured: coverage costs as much as the command, and
+    the next ones run much the same lines. (Daemons are another matter: of those that a test kills nothing is kept.)"""
+    file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    if (file, *words[:2]) in _measured:
+        return UNMEASURED
+    _measured.add((file, *words[:2]))
+    return {}
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE_S) -> T:
@@ -116,7 +128,7 @@ class Place:
         done = subprocess.run(
             [COMMAND, *args],
             cwd=self.root,
-            env=self.env(env),
+            env=self.env({**_first_of(*args), **(env or {})}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from tests.support.config import EVERY_AGENT_FIELD, EVERY_FIELD, EVERY_SETTING
+from tests.support.daemon import UNMEASURED
 from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.settings_file import load_settings
 from vmsh_scheduler.sources.catalog import compile_files
@@ -186,6 +187,7 @@ def examine(directory: Path, first: int, count: int, how: str = "program", *, pa
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.mutations", str(directory), str(first), str(count), how],
         cwd=REPOSITORY,
+        env={**os.environ, **UNMEASURED},
         capture_output=True,
         text=True,
         timeout=patience_s,

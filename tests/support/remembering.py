@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.support.daemon import UNMEASURED
 from vmsh_scheduler.anchors import disk, receipts
 from vmsh_scheduler.domain.batch import Batch, hash_text
 
@@ -36,7 +37,8 @@ def record(root: Path, number: int, *, cadence: str = "cold", **more: object) ->
 def killed(root: Path, number: int, write: int, *, after: bool) -> None:
     """Of batch `number`, before or after one of WRITES."""
     words = [str(root), str(number), str(write), "after" if after else "before"]
-    done = subprocess.run([sys.executable, "-m", "tests.support.remembering", *words], check=False)
+    argv = [sys.executable, "-m", "tests.support.remembering", *words]
+    done = subprocess.run(argv, env={**os.environ, **UNMEASURED}, check=False)
     assert done.returncode == -signal.SIGKILL, done.returncode
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.daemon import UNMEASURED
 from vmsh_scheduler.anchors.__main__ import main
 from vmsh_scheduler.anchors.report import Report, Row
 from vmsh_scheduler.anchors.verify import verify
@@ -80,9 +82,10 @@ class Site:
         return self.ask("local", self.request(batch, key, **more))
 
     def start(self, verb: str, document: Document) -> "subprocess.Popen[bytes]":
-        """As a process; stdin is written and closed."""
+        """As a process, which may be killed; stdin is written and closed."""
         process = subprocess.Popen(
             [sys.executable, "-m", "vmsh_scheduler.anchors", verb],
+            env={**os.environ, **UNMEASURED},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
