@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 GATHER_S = 0.3
 """Changes gather this long before a commit."""
+GATHER_MANY_S = 2.0
+MANY = 500
+"""Rows in a commit from which on the next one gathers longer: rows of many jobs lie on as many pages, each of which is
+written at every commit, which for a thousand runs a second was three quarters of the work."""
 RETRY_S = 5.0
 HANDED_CAP = 4 << 20
 """Bytes of rows that wait in memory; beyond that they are read from the log."""
@@ -123,6 +127,7 @@ class SqliteJournal(JournalReader):
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._since_prune = 0
+        self._gather_s = GATHER_S
 
     @property
     def taken(self) -> Position:
@@ -136,6 +141,8 @@ class SqliteJournal(JournalReader):
             if self._handed_size + size <= HANDED_CAP:
                 self._handed.append(stretch)
                 self._handed_size += size
+                if self._handed_size > HANDED_CAP // 2:
+                    self._hurry.set()
             else:
                 self._handed, self._handed_size = [], 0  # what comes next fits to nothing: the log is read
         self.reached(stretch.end)
@@ -184,9 +191,11 @@ class SqliteJournal(JournalReader):
         while True:
             with self._wakeup:
                 self._wakeup.wait_for(lambda: self._closing or self._target != self._taken)
-            self._hurry.wait(GATHER_S)
-            if self._closing:
-                return
+            self._hurry.wait(self._gather_s)
+            with self._wakeup:
+                if self._closing:
+                    return
+                self._hurry.clear()
             if not self.flush():
                 self._hurry.wait(RETRY_S)
 
@@ -207,6 +216,7 @@ class SqliteJournal(JournalReader):
         if start != self._taken or facts or target != start:
             database.store(self._connection, facts, target)
         self._taken = target
+        self._gather_s = GATHER_MANY_S if len(facts) >= MANY else GATHER_S
         if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(facts)):
             self._pruned_at = self._clock.now()
             database.prune(self._connection, self._keep, self._pruned_at)
