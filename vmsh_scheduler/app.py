@@ -35,6 +35,8 @@ MANY_JOBS = 1_000
 again and again, and there are no cycles in them."""
 FULL_COLLECTION = 100
 """Their states are made anew with every run, so that it comes back to those: ten times less often than by default."""
+SHOWN = 20
+"""Agents that are named where there are many."""
 
 Executors = Mapping[type[Action], Executor]
 Compiler = Callable[[Reading, Settings, Mapping[str, str]], Awaitable[JobSet]]
@@ -46,7 +48,7 @@ async def compile_here(reading: Reading, settings: Settings, environ: Mapping[st
 
 
 class Observers:
-    """Fans events out; one that fails does not cost the others theirs."""
+    """Fans events out. What one raises is a defect of ours, and whoever told the event gets it."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = list(observers)
@@ -207,7 +209,8 @@ class App:
     async def put_in_force(self, jobs: JobSet, *, first: bool = False, recover: bool = True) -> None:
         """The engine follows this job set from now on. `recover=False`: runs that are open are left alone."""
         lost = first and self._state_lost() and self.settings.on_state_loss == "wait"
-        self.config = ConfigStatus(True, (), jobs.warnings, jobs.config_hash, jobs.counts)
+        warnings = (*jobs.warnings, *self._hidden_by(jobs))
+        self.config = ConfigStatus(True, (), warnings, jobs.config_hash, jobs.counts)
         self.jobs = jobs
         self.store.states.note_config(jobs.config_hash)
         if self.shared is not None and not self.fence:
@@ -224,6 +227,16 @@ class App:
             self._miss_documents()
             await self.engine.forget_removed()
             self.commands.sweep({run.id for state in self.states.all().values() for run in state.runs})
+
+    def _hidden_by(self, jobs: JobSet) -> tuple[str, ...]:
+        """Agents that somebody registered, and that a file speaks for now: their owners would wonder."""
+        hidden = sorted(self.registry.ids & jobs.jobs.keys()) if self.registry is not None else []
+        if not hidden:
+            return ()
+        names = [job_id.removeprefix(AGENT_PREFIX) for job_id in hidden[:SHOWN]]
+        self.observers(Trouble(self.clock.now(), "agents_hidden", {"agents": names, "count": len(hidden)}))
+        text = f"{len(hidden)} agents that were registered stand in a file now, which counts: {', '.join(names)}"
+        return (text,)
 
     def _miss_documents(self) -> None:
         """Agents that ran, and that neither a file nor a document knows, in a directory whose documents are new: their

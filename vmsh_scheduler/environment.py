@@ -111,7 +111,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "SCHEDULER_LEADER_LOCK_RENEW_MS", "redis.lock_renew_ms", "a third of it", "how often it is renewed, in ms"
     ),
-    Variable("SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS", "", "not used", "renewals are never put off"),
+    Variable("SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS", "redis.renew_jitter_ms", "not used", "renewals keep time"),
     Variable(
         "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MIN_MS",
         "redis.backoff_min_ms",

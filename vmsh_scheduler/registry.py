@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from vmsh_scheduler.domain import agents
@@ -60,6 +60,11 @@ class Registry:
     def close(self) -> None:
         """After the last change returned."""
         self._specs.close()
+
+    @property
+    def ids(self) -> Set[str]:
+        """Of the jobs of every stored document."""
+        return self._specs.all(KIND).keys()
 
     def jobs(self) -> dict[str, Job]:
         """Of every stored document; an agent in a file goes first."""

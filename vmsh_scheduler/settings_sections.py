@@ -151,6 +151,7 @@ class RedisSection(Section):
     exec_lease_ms: Millis = Field(
         default=0, ge=0, le=DAY, description="Lease of a claimed run, ms; 0 = 30000, or longer where callbacks may be."
     )
+    renew_jitter_ms: int = Field(default=0, ge=0, le=HOUR, description="Of the original; taken, without effect here.")
     requeue_batch: int = Field(default=0, ge=0, le=100_000, description="Of the original; taken, without effect here.")
     max_claims: int = Field(default=0, ge=0, le=100_000, description="Of the original; taken, without effect here.")
     dedupe_ttl_ms: Millis = Field(

@@ -5,10 +5,11 @@ import signal
 import pytest
 
 from tests.support.daemon import Place, until
-from tests.support.forge import Forge, Stub, forge, stub
+from tests.support.forge import WALLET, Forge, Stub, forge, stub
 
 ALPHA = "_agents/user-123/alpha"
 ON = {"PORT": "0"}
+TAKEN = f"agents: [{{agentId: alpha, userId: user-123, walletAddress: '{WALLET}', callback: {{command: ['true']}}}}]\n"
 
 
 @pytest.fixture
@@ -66,6 +67,19 @@ def test_a_damaged_file_is_a_finding(place: Place, api: Forge) -> None:
     done = place.cli("status", "--json", env=ON).ok()
     (finding,) = [line for line in done.json["findings"] if "registered agents are not shown" in line]
     assert "scheduler-specs.db cannot be read" in finding
+
+
+def test_one_that_a_file_takes_over_is_named(place: Place, api: Forge) -> None:
+    """In the log and in `status`, until one of the two is gone."""
+    place.write("config/agents.yaml", TAKEN)
+    api.daemon.signal(signal.SIGHUP)
+    told = api.daemon.wait_line("trouble", what="agents_hidden")
+    assert (told["agents"], told["count"]) == (["user-123/alpha"], 1)
+    (finding,) = [line for line in place.cli("status", "--json").ok().json["findings"] if "in a file now" in line]
+    assert finding == "1 agents that were registered stand in a file now, which counts: user-123/alpha"
+    place.write("config/agents.yaml", "agents: []\n")
+    api.daemon.signal(signal.SIGHUP)
+    until(lambda: not any("in a file" in line for line in place.cli("status", "--json").ok().json["findings"]), "rest")
 
 
 def test_an_idle_tick_sees_them_and_writes_nothing(place: Place, api: Forge, env: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from vmsh_scheduler.settings_sections import FLOORS
 
 LONG = "hunter2-" * 4
 NUMBERS = [variable for variable in VARIABLES if variable.setting in FLOORS]
+WITHOUT_EFFECT = ("SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS", "SCHEDULER_MAX_DUE_CLAIMS_PER_TICK")
 SWITCHES = ("SCHEDULER_AUTH_READS", "SCHEDULER_JWKS_REQUIRE_PINNED_KID")
 ALONE = "an address that others reach, without authentication: set SCHEDULER_AUTH_TOKENS"
 
@@ -48,7 +49,7 @@ def test_d24_a_small_number_is_raised_to_its_floor(tmp_path: Path, variable: obj
 
 
 @pytest.mark.parametrize("text", ["NaN", "abc", "1e3", "10s", "Infinity", "1.5", " 5", "0x10"])
-@pytest.mark.parametrize("name", [*(variable.name for variable in NUMBERS), "PORT"])
+@pytest.mark.parametrize("name", [*(variable.name for variable in NUMBERS), "PORT", *WITHOUT_EFFECT])
 def test_d24_what_is_no_number_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     assert refused(tmp_path, {name: text}) == (f"{name}: must be a whole number",)
 

@@ -56,6 +56,7 @@ SECTIONS: dict[str, object] = {
     "redis.backoff_max_ms": 2_000,
     "redis.job_lease_ms": 15_000,
     "redis.exec_lease_ms": 0,
+    "redis.renew_jitter_ms": 0,
     "redis.requeue_batch": 0,
     "redis.max_claims": 0,
     "redis.dedupe_ttl_ms": 86_400_000,

@@ -127,6 +127,7 @@ FROM_FORGE = {
     "SCHEDULER_REDIS_RESET_EXEC_QUEUE_ON_BOOT": "redis.reset_on_boot",
     "SCHEDULER_LEADER_LOCK_TTL_MS": "redis.lock_ttl_ms",
     "SCHEDULER_LEADER_LOCK_RENEW_MS": "redis.lock_renew_ms",
+    "SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS": "redis.renew_jitter_ms",
     "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MIN_MS": "redis.backoff_min_ms",
     "SCHEDULER_LEADER_ACQUIRE_BACKOFF_MAX_MS": "redis.backoff_max_ms",
     "SCHEDULER_JOB_LEASE_TTL_MS": "redis.job_lease_ms",
@@ -135,7 +136,7 @@ FROM_FORGE = {
     "SCHEDULER_REDIS_EXEC_REQUEUE_BATCH": "redis.requeue_batch",
     "SCHEDULER_CALLBACK_IDEMPOTENCY_TTL_MS": "redis.dedupe_ttl_ms",
 }
-"""Of the Forge.OS scheduler; of its variables only SCHEDULER_LEADER_LOCK_RENEW_JITTER_MS is no setting."""
+"""Of the Forge.OS scheduler: all of its variables."""
 OWN_OF_REDIS = {
     "REDIS_ADDR": "redis.url",
     "REDIS_HOST": "redis.url",
