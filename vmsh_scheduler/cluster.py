@@ -104,6 +104,7 @@ class Cluster:
         self._broken = asyncio.Event()
         self._reign: asyncio.Future[None] | None = None
         self._looked_at: Millis = 0
+        self._shown_at: Millis = -FRESH
         self._looking: asyncio.Future[None] | None = None
         self._known: tuple[Mapping[str, Spec], Mapping[str, JobState]] | None = None
         """Agents and states before a term looked for them, until all of them are known to stand in the store."""
@@ -178,8 +179,6 @@ class Cluster:
             if await self.store.refresh() and not self.leads:
                 self._known = None
                 self._show()
-
-    _shown_at: Millis = -FRESH
 
     def condition(self) -> Document:
         return self.members.condition(self.troubles.problems())

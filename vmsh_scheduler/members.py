@@ -1,5 +1,6 @@
 """Who else is there, and what of it a person has to know."""
 
+import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -44,8 +45,8 @@ class Members:
         asked = self._app.clock.elapsed()
         self.instances = await self._store.instances.beat(self._me())
         self._round_trips.append(self._app.clock.elapsed() - asked)
-        self.depths = await self._store.dispatch.depths(AGENTS)
-        self.commands = await self._store.dispatch.depths("")
+        depths = self._store.dispatch.depths
+        self.depths, self.commands = await asyncio.gather(depths(AGENTS), depths(""))
         self._compare()
 
     @property

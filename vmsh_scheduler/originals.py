@@ -7,7 +7,7 @@ from dataclasses import replace
 from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.agents import RUNNING
 from vmsh_scheduler.domain.decision import Note
-from vmsh_scheduler.domain.shape import LATEST, WRONG
+from vmsh_scheduler.domain.shape import WRONG, whole
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Millis, Next
@@ -62,14 +62,10 @@ async def import_agents(
 
 def _state(agent: agents.Agent, record: Mapping[str, object], revision: str, now: Millis) -> JobState:
     """No later than an interval from now, whatever stands there."""
-    due = min(max(now, _number(record.get("nextRunAt"))), now + agent.interval)
+    due = min(max(now, whole(record.get("nextRunAt"))), now + agent.interval)
     state = agents.first_state(agent, revision, JobState(), now)
-    last = min(now, _number(record.get("lastCycleAt")))
-    return state._replace(upcoming=Next(due, due), last_success=last or None, level=_number(record.get("failureCount")))
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LATEST else 0
+    last = min(now, whole(record.get("lastCycleAt")))
+    return state._replace(upcoming=Next(due, due), last_success=last or None, level=whole(record.get("failureCount")))
 
 
 def _record(text: str) -> Mapping[str, object]:
@@ -87,8 +83,8 @@ def _agent(record: Mapping[str, object], now: Millis) -> agents.Agent | None:
         found = agents.registered({**record, "agentId": record.get("id")}, str(record.get("userId", "")), now)
         return replace(
             found,
-            created_at=_number(record.get("createdAt")) or now,
-            updated_at=_number(record.get("updatedAt")) or now,
+            created_at=whole(record.get("createdAt")) or now,
+            updated_at=whole(record.get("updatedAt")) or now,
         )
     except (*WRONG, agents.Refused):
         return None

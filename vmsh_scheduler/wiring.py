@@ -186,7 +186,7 @@ def _documents(settings: Settings, store: LocalStore, shared: Shared | None) -> 
 def _shared(settings: Settings, clock: SystemClock, cycles: Cycles) -> "tuple[Shared | None, Shown]":
     """None: this is the only instance. Raises ConfigError."""
     shown = Shown()
-    if not settings.sections.get("redis.url"):
+    if not settings.is_shared:
         return None, shown
     from vmsh_scheduler.redis_settings import options, shape
     from vmsh_scheduler.stores.redis.store import open_redis

@@ -22,6 +22,8 @@ TARGET = "eip155:8453"
 PASSES = replace(cadence(60, id=f"_anchors/{TARGET}"), labels={"confirms": TARGET})
 ANCHORS = replace(cadence(89, id="ns/fast"), labels={"namespace": "ns", "cadence": "fast", "target": TARGET})
 WELL = Vitals(now=NOON, uptime_s=100, tick=10_000, last_tick=NOON)
+HUGE = 10**400
+"""More than a float can be."""
 PASS: dict[str, Any] = {"phases": {"submitted": 2, "final": 5}, "open": 2, "oldest_open_s": 40, "changed": []}
 
 
@@ -131,10 +133,13 @@ def test_when_health_is_degraded(result: dict[str, Any], level: int, expected: s
         {"phases": 3},
         {"phases": {"final": "many", "open": -1}, "open": True, "oldest_open_s": "x", "overdue": 7, "changed": {}},
         {"phases": {}, "changed": [None, 3, {"now": 3}, {"now": "final", "seconds": "x"}]},
+        {"phases": {"final": HUGE}, "open": 1, "oldest_open_s": HUGE, "changed": [{"now": "final", "seconds": HUGE}]},
     ],
 )
 def test_junk_is_no_number(junk: dict[str, Any]) -> None:
-    found = exposed(fed(junk))
+    metrics = fed(junk)
+    assert health(metrics, PASSES).condition.value == "healthy"
+    found = exposed(metrics)
     assert all(value == 0 for name, value in found.items() if "_final_seconds" not in name)
 
 

@@ -113,7 +113,7 @@ def bundle(
         made.write(out)
     for missing in made.missing:
         typer.echo(f"not in it: {missing}", err=True)
-    typer.echo(f"{out}: batch {made.batch.id}, {len(made.members)} members; check it with: python3 verify.py")
+    typer.echo(f"{out}: batch {made.batch.id}, {len(made.members)} members; check it with: python3 -I verify.py")
 
 
 def _trust_bundles(context: Context, made: "Bundle") -> dict[str, Path]:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from vmsh_scheduler.domain import merkle
+from vmsh_scheduler.domain.shape import LATEST
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 
 V0 = "v0"
@@ -21,7 +22,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 OPEN_MARKS = ".open"
 """Directory of empty files in a target's book, one for each batch that is not settled: the daemon looks there whether
 a pass of `confirm` is worth it."""
-_LAST_SECOND = 253_402_300_799
+_LAST_SECOND = LATEST // SECOND
 """9999-12-31: later than that is no time."""
 _CHAINS = ("btc", "eip155", "rfc3161", "ots", "local", "vm")
 """Strongest first (spec vaultmesh section 19; `vm:internal` is no anchor at all)."""

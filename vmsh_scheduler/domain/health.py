@@ -200,9 +200,11 @@ def _attestations(
     """Of the targets that are configured now; `backoff` is that of the job that looks after them."""
     rows: dict[str, dict[str, int]] = {}
     for job in jobs:
-        target = job.labels.get("confirms", "")
+        target = job.labels.get("confirms")
+        if target is None:
+            continue
         backoff = backoff_level(job, states.get(job.id, NEW))
-        if target and (target in found or backoff):
+        if target in found or backoff:
             rows[target] = {**found.get(target, UNSEEN), "backoff": backoff}
     return rows
 

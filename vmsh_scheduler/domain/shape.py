@@ -33,6 +33,11 @@ def fits(hint: Any) -> Check:
     return _of_class(hint)
 
 
+def whole(value: object, most: int = LATEST) -> int:
+    """A number from 1 up; 0 for anything else."""
+    return value if type(value) is int and 0 < value <= most else 0
+
+
 def fitting(hint: type) -> Callable[[Any], Any]:
     """The value itself; raises TypeError."""
     check = fits(hint)

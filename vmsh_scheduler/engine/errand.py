@@ -8,7 +8,7 @@ from vmsh_scheduler.domain.codec import run_from_json, run_to_json
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Outcome, Run, Status
-from vmsh_scheduler.domain.shape import HIGHEST_FENCE, LATEST, WRONG, fitting
+from vmsh_scheduler.domain.shape import HIGHEST_FENCE, WRONG, fitting, whole
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.ports import Claim
 
@@ -71,10 +71,6 @@ def _foreign(claim: Claim, job: Job, now: Millis) -> Run:
     """A task of the original's: its slot is when it was enqueued, so that it has one key however often it is tried."""
     task = claim.task.body["foreign"]
     task = task if isinstance(task, Mapping) else {}
-    slot, fence = _number(task.get("enqueuedAt"), LATEST), _number(task.get("leaderFenceToken"), HIGHEST_FENCE)
+    slot, fence = whole(task.get("enqueuedAt")), whole(task.get("leaderFenceToken"), HIGHEST_FENCE)
     deadline = now + job.policy.timeout
     return Run(claim.task.id, job.id, slot or now, Cause.CATCH_UP, 1, max(fence, claim.fence), now, deadline)
-
-
-def _number(value: object, most: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most else 0

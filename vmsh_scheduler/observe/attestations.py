@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Execution, Status
+from vmsh_scheduler.domain.shape import whole
 from vmsh_scheduler.domain.trigger import SECOND, Millis
 from vmsh_scheduler.observe.histogram import Histogram
 from vmsh_scheduler.observe.snapshot import AttestationSample
@@ -39,9 +40,9 @@ class Attestations:
         phases, overdue = result.get("phases"), result.get("overdue")
         if not isinstance(phases, Mapping):
             return
-        counts = {name: _number(phases.get(name)) for name in PHASES}
-        age = _number(result.get("oldest_open_s")) * SECOND
-        opened = execution.finished_at - age if _number(result.get("open")) else None
+        counts = {name: whole(phases.get(name)) for name in PHASES}
+        age = whole(result.get("oldest_open_s")) * SECOND
+        opened = execution.finished_at - age if whole(result.get("open")) else None
         self.standing[target] = Standing(counts, opened, len(overdue) if isinstance(overdue, list) else 0)
         self._changed(target, result)
 
@@ -93,8 +94,4 @@ class Attestations:
         if moved.get("now") == "reorged":
             self.reorgs[target] = self.reorgs.get(target, 0) + 1
         if moved.get("now") == "final" and moved.get("was") != "final":
-            self.final.setdefault(target, Histogram(FINAL_BOUNDS)).observe(_number(moved.get("seconds")))
-
-
-def _number(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+            self.final.setdefault(target, Histogram(FINAL_BOUNDS)).observe(whole(moved.get("seconds")))

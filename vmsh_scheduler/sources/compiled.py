@@ -25,6 +25,8 @@ Place = tuple[str | int, ...]
 """Path of a key or value inside a document."""
 
 GRACE: Millis = 10 * SECOND
+ANCHORS = ("{python}", "-P", "-m", "vmsh_scheduler.anchors")
+"""The program of our verbs."""
 
 
 class Rail(NamedTuple):
@@ -35,6 +37,11 @@ class Rail(NamedTuple):
     entry: Mapping[str, Any]
     variables: tuple[str, ...]
     """Names that its subprocess must see of the environment."""
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What its subprocess is told of it on stdin, beside `root` and `target`."""
+        return {"rail": self.entry, "railName": self.name}
 
 
 class Rails(Protocol):
@@ -59,7 +66,6 @@ class Compiled:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     problems: list[Flaw] = field(default_factory=list)
-    warnings: list[Flaw] = field(default_factory=list)
     rails: Rails | None = None
     """None: there is no anchors.yaml."""
     _made: dict[Hashable, Any] = field(default_factory=dict)

@@ -5,13 +5,12 @@ from vmsh_scheduler.domain.batch import slug
 from vmsh_scheduler.domain.job import Job, Policy, Subject
 from vmsh_scheduler.domain.retry import PhiBackoff
 from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Interval, stable_phase
-from vmsh_scheduler.sources.compiled import Rail, Wanted, directory, revision, text_of, with_python
+from vmsh_scheduler.sources.compiled import ANCHORS, Rail, Wanted, directory, revision, text_of, with_python
 
 TWO_PHASED = ("eip155", "btc", "ots")
 PREFIX = "_anchors/"
 EVERY = MINUTE
 TIMEOUT = 300 * SECOND
-_COMMAND = ("{python}", "-P", "-m", "vmsh_scheduler.anchors", "confirm")
 
 
 def confirming(target: str, rail: Rail, wanted: Wanted) -> Job:
@@ -20,8 +19,8 @@ def confirming(target: str, rail: Rail, wanted: Wanted) -> Job:
     trigger = Interval(EVERY, phase=stable_phase(identity, EVERY))
     root = str(wanted.root)
     action = Command(
-        argv=with_python(_COMMAND),
-        payload={"target": target, "rail": rail.entry, "railName": rail.name, "root": root},
+        argv=with_python((*ANCHORS, "confirm")),
+        payload={"root": root, "target": target, **rail.told},
         env={"VMSH_ROOT": root},
         pass_env=tuple(dict.fromkeys((*wanted.pass_env, *rail.variables))),
         cwd=directory(wanted.root),

@@ -10,13 +10,23 @@ from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, stable_phase
 from vmsh_scheduler.sources import grammar
 from vmsh_scheduler.sources.anchors_file import uninstalled
-from vmsh_scheduler.sources.compiled import Compiled, Flaw, Place, Rail, Wanted, command, revision, text_of, with_python
+from vmsh_scheduler.sources.compiled import (
+    ANCHORS,
+    Compiled,
+    Flaw,
+    Place,
+    Rail,
+    Wanted,
+    command,
+    revision,
+    text_of,
+    with_python,
+)
 from vmsh_scheduler.sources.confirming import TWO_PHASED, confirming
 from vmsh_scheduler.sources.documents import CadenceSpec, NamespacesFile, NamespaceSpec, RetrySpec
 
 CHAINS = ("eip155", "btc")
 """Schemes whose runs cost money and time: longer timeout, an unknown run is held (decision 11)."""
-ANCHORS = ("{python}", "-P", "-m", "vmsh_scheduler.anchors")
 SKIP_GRACE: Millis = 10 * SECOND
 USUAL_LEVELS = ("fast", "strong", "cold")
 _IN_REDIS = "the journal is in Redis here (`redis.url`): only that of a scheduler alone, on its disk, can be sealed"
@@ -84,13 +94,19 @@ def compile_namespaces(file: NamespacesFile, wanted: Wanted, into: Compiled) -> 
             batches = Subject("batches", name, directory, target=spec.target, reanchor=spec.reanchor)
             cadence = Cadence(name, level, spec, periods[level], _sealed(batches, namespace, wanted))
             cadence = _equipped(cadence._replace(on_anchor=namespace.on_anchor or ()), wanted, into)
-            if refusal := _refused(cadence):
+            if refusal := _refused(cadence, into):
                 into.problems.append(Flaw(("namespaces", name, "cadence", level, "target"), refusal))
             else:
                 into.jobs[cadence.id] = _job(cadence, wanted, into)
-                if cadence.rail is not None and cadence.scheme in TWO_PHASED:
-                    job = confirming(spec.target, cadence.rail, wanted)
-                    into.jobs[job.id] = job
+                _confirmed(cadence, wanted, into)
+
+
+def _confirmed(cadence: Cadence, wanted: Wanted, into: Compiled) -> None:
+    """Adds the job that looks after its anchors: one for all cadences of a target."""
+    target, rail = cadence.spec.target, cadence.rail
+    if rail is not None and cadence.scheme in TWO_PHASED:
+        job = into.once(("confirming", target), lambda: confirming(target, rail, wanted))
+        into.jobs[job.id] = job
 
 
 def _equipped(cadence: Cadence, wanted: Wanted, into: Compiled) -> Cadence:
@@ -101,14 +117,15 @@ def _equipped(cadence: Cadence, wanted: Wanted, into: Compiled) -> Cadence:
     return cadence._replace(rail=into.rails.rail(grammar.target(cadence.spec.target)))
 
 
-def _refused(cadence: Cadence) -> str:
+def _refused(cadence: Cadence, into: Compiled) -> str:
     """Why it could not run; "" = it can."""
     if cadence.argv:
         return ""
     if cadence.rail is None:
         return _no_command(cadence.scheme)
-    line = uninstalled(cadence.scheme)
-    return f"anchoring to `{cadence.scheme}:` needs a package that is not installed: {line}" if line else ""
+    scheme = cadence.scheme
+    line = into.once(("uninstalled", scheme), lambda: uninstalled(scheme))
+    return f"anchoring to `{scheme}:` needs a package that is not installed: {line}" if line else ""
 
 
 def _items(data: object, key: str) -> Iterator[tuple[str, object]]:
@@ -214,7 +231,7 @@ def _action(cadence: Cadence, wanted: Wanted, into: Compiled) -> Command:
     pass_env: tuple[str, ...] = ()
     if (rail := cadence.rail) is not None:
         argv, pass_env = (*ANCHORS, rail.verb), rail.variables
-        facts |= {"rail": rail.entry, "railName": rail.name}
+        facts |= rail.told
         probe = probe or ((*ANCHORS, "probe") if cadence.is_built_in_chain else ())
     return command(
         spec,

@@ -171,7 +171,7 @@ class BatchSubjects:
 
 
 def _worth(book: Path, passed: Millis | None, since: Millis) -> bool:
-    """Is a pass over it?"""
+    """May a pass over it find anything?"""
     if _has_entries(book / OPEN_MARKS):
         return True
     try:

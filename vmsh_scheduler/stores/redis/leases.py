@@ -68,12 +68,6 @@ class RedisLeases:
         left = int(await guarded(self._client.pttl(self._keys.leader_lock)))
         return {-2: None, -1: self._ttl_ms}.get(left, left)
 
-    async def fence_now(self) -> int:
-        """The newest that was ever given, as far as Redis or this instance knows. Raises StoreDown."""
-        stored = await guarded(self._client.get(self._keys.leader_fence))
-        self.saw(_number(str(stored or "")))
-        return self.highest
-
     def saw(self, fence: int) -> None:
         """Wherever a fence comes by: none that is given here will be as low, unless nobody can have been given it."""
         if fence < BEYOND:

@@ -30,7 +30,6 @@ class RedisSpecs:
         self,
         client: Client,
         keys: Keys,
-        kinds: Sequence[str] = KINDS,
         *,
         check: Callable[[Spec], None] = lambda spec: None,
         bar: Callable[[str], str] = lambda id: "",
@@ -38,7 +37,6 @@ class RedisSpecs:
         """`check` raises for a document that no registration made; `bar` says why an id takes none now."""
         self._client = client
         self._keys = keys
-        self._kinds = tuple(kinds)
         self._check, self._bar = check, bar
         self._specs: dict[Key, Spec] = {}
         self.harmed: dict[str, str] = {}
@@ -62,7 +60,7 @@ class RedisSpecs:
         if number == self._seen:
             return frozenset()
         writes, harmed = self._writes, dict[str, str]()
-        fresh = {(kind, spec.id): spec for kind in self._kinds for spec in await self._read(kind, harmed)}
+        fresh = {(kind, spec.id): spec for kind in KINDS for spec in await self._read(kind, harmed)}
         if not await stands() or writes != self._writes:  # written here meanwhile: the next look shows both
             return frozenset()
         changed = {key for key in fresh.keys() | self._specs.keys() if fresh.get(key) != self._specs.get(key)}
