@@ -145,6 +145,9 @@ def test_out_of_its_block_and_back(chained: Chained, evm: EvmRail) -> None:
 
 
 def test_overdue_degrades_even_while_the_node_is_down(chained: Chained, evm: EvmRail) -> None:
+    """A run waits for its first block for longer than two of its namespace's seconds, which is stale by itself: here
+    the namespace takes its time, so that nothing but the alarm degrades."""
+    chained.configured(every="10m")
     evm.node.automine(False)
     chained.write("a")
     daemon = chained.place.daemon().ready()

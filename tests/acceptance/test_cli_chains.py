@@ -64,3 +64,25 @@ def test_a_target_without_an_entry(place: Place) -> None:
     assert done.code == 2
     assert "anchors.yaml" in done.err
     assert place.cli("deploy-contract", "--target", "nonsense").code == 2
+
+
+def test_the_kill_switch_stops_a_deployment_and_says_where_it_stands(place: Place) -> None:
+    place.configure("namespaces: {}\n")
+    place.write("config/anchors.yaml", ANCHORS.format(contract=""))
+    place.environ |= {"TEST_RPC": "http://127.0.0.1:9", "TEST_KEY": secret_of("owner").hex()}
+    place.write("config/scheduler.yaml", "anchor_write_enabled: false\n")
+    for where in ("scheduler.yaml", "env ANCHOR_WRITE_ENABLED"):
+        refused = place.cli("deploy-contract", "--target", "eip155:5")
+        assert refused.code == 2, refused.err
+        assert "anchor_write_enabled is off (" in refused.err
+        assert where in refused.err
+        place.environ["ANCHOR_WRITE_ENABLED"] = "0"
+
+
+def test_what_the_daemon_would_not_read_is_not_paid_by_either(place: Place) -> None:
+    place.configure("namespaces: {}\n")
+    place.write("config/anchors.yaml", ANCHORS.format(contract="")).chmod(0o666)
+    place.environ |= {"TEST_RPC": "http://127.0.0.1:9", "TEST_KEY": secret_of("owner").hex()}
+    refused = place.cli("deploy-contract", "--target", "eip155:5")
+    assert refused.code == place.cli("validate-config").code == 78
+    assert "chmod o-w" in refused.err

@@ -84,7 +84,7 @@ def test_the_private_key_is_private(site: Site) -> None:
     key = site.root / "state/keys/demo.ed25519"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
-    secret = key.read_text().strip().rpartition("+")[2]
+    secret = key.read_text().strip().split("+", 4)[4]  # base64, which may hold a plus itself
     assert not any(secret.encode() in path.read_bytes() for path in site.out.rglob("*") if path.is_file())
     key.chmod(0o644)
     with pytest.raises(Denied, match="can be read by others"):

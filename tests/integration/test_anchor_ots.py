@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.calendar import Calendar, Headers, calendars, dead_url, header_node, says, send
+from tests.support.daemon import UNMEASURED
 from tests.support.site import Answer, Document, Site
 from vmsh_scheduler.anchors import facts, ots_confirm, ots_proof
 from vmsh_scheduler.anchors.calendars import Calendars
@@ -336,6 +338,20 @@ def test_a_wrong_merkle_root_is_not_taken(rig: Rig, node: Headers) -> None:
     assert (result["open"], rig.proof.read_bytes()) == (1, before)
 
 
+def test_a_block_at_a_time_that_no_calendar_has_is_not_taken(
+    rig: Rig, node: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.with_node(node, 1)
+    rig.anchor()
+    rig.calendars[0].anchor(node)
+    header = Headers._header
+    monkeypatch.setattr(Headers, "_header", lambda *of, verbose: {**header(*of, verbose=verbose), "time": 2**62})
+    refused = rig.confirm()
+    assert (refused.code, refused.result["code"]) == (Exit.BUSY, "not_rpc")
+    assert "in no year from 1970 to 9999" in refused.result["message"]
+    assert rig.attested["block"] == 0
+
+
 def test_a_block_that_our_node_does_not_have_yet_is_waited_for(rig: Rig, node: Headers) -> None:
     rig.with_node(node, 1)
     rig.anchor()
@@ -389,7 +405,8 @@ def test_a_node_that_is_down_or_elsewhere_fails_the_pass_and_loses_nothing(rig: 
     rig.with_node(node)
     rig.anchor()
     node.failing = True
-    assert rig.confirm().code == Exit.BUSY
+    down = rig.confirm()
+    assert (down.code, down.result["status"], down.result["open"]) == (Exit.BUSY, "failed", 1)
     node.failing, node.chain = False, "main"
     answer = rig.confirm()
     assert (answer.code, "is on mainnet, not on regtest" in answer.result["message"]) == (Exit.CONFIG, True)
@@ -473,6 +490,46 @@ def test_a_superbatch_speaks_for_its_members(rig: Rig, node: Headers) -> None:
         assert (anchor["chain"], anchor["block"], anchor["via"]["batch"]) == ("ots:public", 1, combined["id"])
     assert rig.site.verify().ok
     assert rig.online() == []
+
+
+def test_a_root_that_came_alone_gets_its_later_receipts(rig: Rig, node: Headers) -> None:
+    """There is no batch file of it, and never was."""
+    rig.with_node(node, 1)
+    Path(rig.batch.pop("file")).unlink()
+    assert rig.anchor().code == 0
+    height = rig.calendars[0].anchor(node)
+    done = rig.confirm().result
+    assert (done["warnings"], done["phases"]) == ([], {"final": 1})
+    assert rig.attested["block"] == height
+    assert rig.site.verify().ok
+    assert rig.confirm().result["warnings"] == []
+
+
+def test_a_batch_file_that_is_gone_is_no_root_that_came_alone(rig: Rig, node: Headers) -> None:
+    rig.with_node(node, 1)
+    assert rig.anchor().code == 0
+    Path(rig.batch["file"]).unlink()
+    rig.calendars[0].anchor(node)
+    (said,) = rig.confirm().result["warnings"]
+    assert "is gone" in said
+
+
+def test_one_unreadable_proof_does_not_stop_the_others(rig: Rig, node: Headers) -> None:
+    rig.with_node(node, 1)
+    rig.anchor()
+    book = Book(rig.site.out, "ots:public")
+    spoilt = book.get("1700-1")
+    assert spoilt is not None
+    book.put(replace(spoilt, raw=spoilt.raw[:80], told=False))
+    rig.batch = rig.site.put_batch("1700-2", createdAt=1_700_000_001)
+    rig.anchor()
+    height = rig.calendars[0].anchor(node)
+    for _ in range(2):
+        rig.clock.now += HOUR
+        done = rig.confirm()
+        assert (done.code, done.result["phases"]) == (0, {"submitted": 1, "final": 1})
+        assert [said.partition(": ")[0] for said in done.result["warnings"]] == ["batch 1700-1"]
+    assert rig.attested["block"] == height
 
 
 def test_flipped_bytes_of_proof_receipt_or_book_fail(rig: Rig, node: Headers) -> None:
@@ -670,7 +727,8 @@ def killed(verb: str, requests: list[Document]) -> list[Document]:
     """Per step: where it died, then what it said when it came again."""
     told = json.dumps({"verb": verb, "requests": requests})
     command = [sys.executable, "-m", "tests.support.ots_kills"]
-    done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=60, check=True)
+    env = {**os.environ, **UNMEASURED}
+    done = subprocess.run(command, input=told, env=env, capture_output=True, text=True, timeout=60, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

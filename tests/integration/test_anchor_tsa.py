@@ -14,10 +14,10 @@ import pytest
 
 from tests.support.site import Answer, Document, Site
 from tests.support.tsa import OTHER_POLICY, PASSWORD, POLICY, USER, Tsa
-from vmsh_scheduler.anchors import receipts, timestamp
+from vmsh_scheduler.anchors import disk, receipts, timestamp
 from vmsh_scheduler.anchors.timestamp import BadToken, Question
-from vmsh_scheduler.anchors.trust import Bundle, bundle
-from vmsh_scheduler.errors import Exit
+from vmsh_scheduler.anchors.trust import Bundle, Trust, bundle
+from vmsh_scheduler.errors import ConfigError, Exit
 
 pytestmark = pytest.mark.needs("openssl")
 
@@ -183,6 +183,12 @@ def test_what_is_no_sound_stamp_is_classified_and_leaves_nothing(
     answer = stamp(site, entry(tsa, path))
     assert (answer.code, said in answer.result["message"]) == (code, True), answer.result
     assert nothing_recorded(site)
+    assert tsa.asked == [path]
+
+
+@pytest.mark.parametrize("path", ["/", "/tsr/", "/tsr/?account=9", "/tsr?to=a/"])
+def test_the_address_is_asked_as_it_is_written(site: Site, tsa: Tsa, path: str) -> None:
+    assert stamp(site, entry(tsa, path)).code == 0
     assert tsa.asked == [path]
 
 
@@ -377,6 +383,27 @@ def test_what_cannot_be_checked_fails_and_says_why(site: Site, tsa: Tsa, monkeyp
     assert not site.failures()
     monkeypatch.setitem(__import__("sys").modules, "rfc3161_client", None)
     assert "pip install 'vmsh-scheduler[tsa]'" in site.failures()[0].detail
+
+
+def test_a_bundle_of_roots_that_cannot_be_read_is_refused_at_once(site: Site, tmp_path: Path) -> None:
+    """Although there is no time stamp to check. A FIFO with somebody at its other end never ends."""
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    end = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    with large.open("wb") as file:
+        file.truncate(disk.SMALL_LIMIT + 1)
+    zero, loose = tmp_path / "zero", tmp_path / "loose.pem"
+    zero.symlink_to("/dev/zero")
+    loose.write_text("no certificates")
+    told = {fifo: "no regular file", zero: "no regular file", large: "is larger than", tmp_path: "Is a directory"}
+    try:
+        for path, said in {**told, loose: "no PEM file", tmp_path / "gone": "No such file"}.items():
+            with pytest.raises(ConfigError, match=said):
+                Trust(site.root, one=path)
+            answer = site.ask("verify", {"trust": str(path)})
+            assert (answer.code, said in answer.result["message"]) == (Exit.CONFIG, True)
+    finally:
+        os.close(end)
 
 
 def test_a_proof_carries_its_stamps(site: Site, tsa: Tsa, tmp_path: Path) -> None:

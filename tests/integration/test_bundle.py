@@ -4,7 +4,9 @@ import ast
 import base64
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -21,6 +23,7 @@ from tests.support.site import Document, Site
 from vmsh_scheduler.anchors import bundle_verify, receipts
 from vmsh_scheduler.anchors.bundle import collect, script
 from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.proof import proof
 from vmsh_scheduler.domain import merkle
 from vmsh_scheduler.domain.batch import Batch, canonical, hash_bytes, hash_text, leaves_root, with_digest
 from vmsh_scheduler.errors import NotFound, Usage
@@ -379,3 +382,156 @@ def test_the_script_asks_for_nothing_new() -> None:
     imported = {name.name for node in ast.walk(module) if isinstance(node, ast.Import) for name in node.names}
     imported |= {str(node.module) for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
     assert imported == {"__future__", "base64", "hashlib", "json", "os", "re", "sys", "typing"}
+
+
+def stamped_alone(site: Site, name: str) -> tuple[str, Document]:
+    """A file's batch that a time-stamping authority has, and no ledger."""
+    site.write(name, name)
+    batch = site.seal(name).result
+    token = b"\x30\x03 a reply with its imprint \x04\x20" + bundle_verify.sha256(hash_bytes(batch["root"]))
+    sig = base64.b64encode(token).decode()
+    return batch["id"], {"chain": "rfc3161:tsa", "tx": "t", "block": 0, "ts": 1_700_000_000, "sig": sig}
+
+
+def recorded(site: Site, batch: str, anchor: Document) -> None:
+    document = json.loads((site.batches / f"{batch}.json").read_text())
+    covered = receipts.Covered(Batch(batch, document["root"], 0, batch, tree=document["tree"]))
+    assert receipts.record(site.out, [covered], anchor) == []
+
+
+def test_a_file_whose_batch_was_only_stamped(site: Site, tmp_path: Path) -> None:
+    batch, anchor = stamped_alone(site, "e.txt")
+    recorded(site, batch, anchor)
+    directory = unpacked(site, str(site.root / "e.txt"), tmp_path / "out")
+    done = stranger(directory, str(site.root / "e.txt"))
+    assert done.returncode == 0, done.stdout
+    assert f"proofs/file.json: e.txt is in batch {batch}, stamped: rfc3161:tsa" in done.stdout
+    assert "which rests on: rfc3161:tsa: the token is about this root, its signature is not checked" in done.stdout
+    key = (site.ledger / "key.pub").read_text().strip()
+    held = stranger(directory, "--key", key)
+    assert held.returncode == 1
+    assert "nothing in it is signed by the key that you gave" in held.stdout
+    proof = json.loads((directory / "proofs/file.json").read_text())
+    without = {name: value for name, value in proof.items() if name != "anchors"}
+    other = {**proof, "anchors": [{**anchor, "ts": 1}]}
+    for changed, reason in ((without, "no ledger entry and to no time stamp"), (other, "is not in the receipt")):
+        (directory / "proofs/file.json").write_text(json.dumps(with_digest(changed)))
+        reforged(directory)
+        done = stranger(directory)
+        assert done.returncode == 1
+        assert reason in done.stdout
+
+
+def test_the_proof_is_of_the_bundles_batch(site: Site, tmp_path: Path) -> None:
+    """The newest one is on a chain alone: what a ledger has of the file, older contents, proves nothing of it."""
+    site.write("d.md", "another d")
+    newest = site.seal("d.md").result["id"]
+    recorded(site, newest, {"chain": "eip155:1", "tx": "0x" + "ab" * 32, "block": 3, "ts": 1_700_000_000})
+    made = collect(site.root, str(site.root / "d.md"))
+    assert made.batch.id == newest
+    assert "proofs/file.json" not in made.members
+    assert len(made.missing) == 1
+    assert "not anchored in a sound ledger yet" in made.missing[0]
+    directory = unpacked(site, str(site.root / "d.md"), tmp_path / "out")
+    done = stranger(directory, str(site.root / "d.md"))
+    assert done.returncode == 0, done.stdout
+    assert f"which rests on: eip155:1 0x{'ab' * 32}: not checked here, see below" in done.stdout
+    older = ids(site)[-2]
+    (directory / "proofs").mkdir()
+    site.write("d.md", "d")
+    foreign = proof(site.root, site.root / "d.md", only=older)
+    (directory / "proofs/file.json").write_text(json.dumps(foreign))
+    listing(directory, "proofs/file.json")
+    assert "it is not of the bundle's batch" in stranger(directory).stdout
+
+
+def listing(directory: Path, *paths: str) -> None:
+    """More members in bundle.json, as one would who forges."""
+    told = json.loads((directory / "bundle.json").read_text())
+    told["files"] += [{"path": path} for path in paths]
+    (directory / "bundle.json").write_text(json.dumps(told))
+    reforged(directory)
+
+
+def forged_batch(data: bytes) -> Document:
+    """Whole as far as hashes go, and sealed by nobody."""
+    file = {"path": "evil.txt", "sha256": hash_text(sha256(data).digest()), "size": len(data)}
+    leaf = sha256(canonical(file).encode()).digest()
+    listed = {"tree": "rfc6962-sha256", "leaves": [hash_text(leaf)], "files": [file]}
+    return with_digest({"id": "16-1", "root": hash_text(merkle.root([merkle.leaf_hash(leaf)])), **listed})
+
+
+def test_a_batch_without_a_receipt_seals_nothing(site: Site, tmp_path: Path) -> None:
+    key = (site.ledger / "key.pub").read_text().strip()
+    evil = site.write("evil.txt", "forged")
+    forged = forged_batch(evil.read_bytes())
+
+    def beside(directory: Path) -> None:
+        (directory / "batches/16-1.json").write_text(json.dumps(forged))
+        listing(directory, "batches/16-1.json")
+
+    def instead(directory: Path, **change: object) -> None:
+        """The bundle is said to be of it, with a receipt that says what the genuine one says."""
+        beside(directory)
+        (genuine,) = (directory / "receipts").glob("*.json")
+        about = {"batchId": "16-1", "batchRoot": forged["root"]}
+        receipt = with_digest({**json.loads(genuine.read_text()), **about, **change})
+        (directory / "receipts/16-1.json").write_text(json.dumps(receipt))
+        listing(directory, "receipts/16-1.json")
+        told = json.loads((directory / "bundle.json").read_text()) | {"batch": "16-1", "root": forged["root"]}
+        (directory / "bundle.json").write_text(json.dumps(told))
+        reforged(directory)
+
+    def rootless(directory: Path) -> None:
+        """The genuine batch's root, and files that are not below it."""
+        (genuine,) = (directory / "batches").glob("*.json")
+        told = {**forged, **{name: json.loads(genuine.read_text())[name] for name in ("id", "root")}}
+        genuine.write_text(json.dumps(with_digest({name: told[name] for name in told if name != "leaves"})))
+        reforged(directory)
+
+    event = {"eventHash": forged["root"], "path": []}
+    forgeries = (beside, instead, rootless)
+    changes: tuple[Document, ...] = ({"anchors": []}, event, {"anchors": [a_transaction()]})
+    made = [*forgeries, *(lambda directory, change=change: instead(directory, **change) for change in changes)]
+    for number, forge in enumerate(made):
+        directory = unpacked(site, ids(site)[-1], tmp_path / f"out{number}")
+        assert stranger(directory, "--key", key).returncode == 0
+        forge(directory)
+        done = stranger(directory, "--key", key, str(evil))
+        assert "ok   bundle" in done.stdout, number
+        assert done.returncode == 1, (number, done.stdout)
+        assert f"FAIL {evil}" in done.stdout, (number, done.stdout)
+
+
+def a_transaction() -> Document:
+    return {"chain": "eip155:1", "tx": "0x" + "ab" * 32, "block": 3, "ts": 1_700_000_000}
+
+
+def test_no_name_in_a_bundle_makes_a_line_or_a_command_of_its_own(site: Site, tmp_path: Path) -> None:
+    directory = unpacked(site, ids(site)[-1], tmp_path / "out")
+    (path,) = (directory / "receipts").glob("*.json")
+    whole = json.loads(path.read_text())
+    for evil in ({"tx": "$(reboot)"}, {"chain": "eip155:1\nok   "}, {"blockHash": "; reboot"}):
+        path.write_text(json.dumps(with_digest({**whole, "anchors": [{**a_transaction(), **evil}]})))
+        reforged(directory)
+        assert "characters that no chain's names have" in stranger(directory).stdout
+    path.write_text(path.read_text().replace('"batchId"', '"batchId\\nok   FILE"'))
+    reforged(directory)
+    assert "\nok   FILE" not in stranger(directory, "no\nok   FILE").stdout
+
+
+def test_only_a_file_is_written_over(site: Site, tmp_path: Path) -> None:
+    made, there = collect(site.root, ids(site)[-1]), tmp_path / "there"
+    there.mkdir()
+    os.mkfifo(there / "fifo")
+    (there / "link").symlink_to(tmp_path / "elsewhere")
+    for path in (there, there / "fifo", there / "link"):
+        with pytest.raises(Usage, match="no regular file"):
+            made.write(path)
+    assert stat.S_ISFIFO((there / "fifo").stat().st_mode)
+    assert (there / "link").is_symlink()
+    (there / "old.tar").write_text("old")
+    for name in ("old.tar", "new.tar"):
+        made.write(there / name)
+        assert tarfile.is_tarfile(there / name)
+    assert sorted(path.name for path in there.iterdir()) == ["fifo", "link", "new.tar", "old.tar"]

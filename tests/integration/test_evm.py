@@ -1,9 +1,13 @@
 """The EVM rail against real EVMs: py-evm always, anvil where it is found."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,16 @@ from tests.support.paying import Paying, a_key, deployed, secret_of
 from tests.support.rpc_door import Door
 from tests.support.site import Site
 from vmsh_scheduler.anchors import confirm
-from vmsh_scheduler.anchors.chain import Anchor, Seen
+from vmsh_scheduler.anchors.chain import Anchor, Refused, Seen, Signed, Underpriced
 from vmsh_scheduler.anchors.ethereum import Key
+from vmsh_scheduler.anchors.evm import Evm
 from vmsh_scheduler.anchors.evm_call import Call
 from vmsh_scheduler.anchors.evm_node import Node as Reading
 from vmsh_scheduler.anchors.facts import Facts
-from vmsh_scheduler.anchors.rails import open_chain
+from vmsh_scheduler.anchors.rails import opened
+from vmsh_scheduler.anchors.receipt_v1 import receipt_v1
 from vmsh_scheduler.anchors.rpc import Rpc, endpoint
+from vmsh_scheduler.anchors.submission import Book
 from vmsh_scheduler.domain.batch import render, slug, with_digest
 from vmsh_scheduler.errors import Exit
 
@@ -202,6 +209,19 @@ def test_what_was_paid_for_and_is_in_no_receipt_fails_a_verification(paying: Pay
     assert paying.site.failures() == []
     paying.receipt_path(batch).unlink()
     assert [row.detail.partition(":")[0] for row in paying.site.failures()] == ["its receipt is gone"]
+
+
+@only_py_evm
+def test_a_root_that_came_alone_gets_its_later_receipts(paying: Paying) -> None:
+    """There is no batch file of it, and never was."""
+    batch = paying.site.put_batch("1700-1")
+    Path(batch.pop("file")).unlink()
+    paying.anchor(batch, waitS="5")
+    assert paying.receipt(batch)["anchor"]["status"] == "verified"
+    paying.node.mine(3)
+    assert paying.confirm().result["warnings"] == []
+    assert paying.receipt(batch)["anchor"]["status"] == "final"
+    assert paying.site.verify().ok
 
 
 @only_py_evm
@@ -412,7 +432,7 @@ def test_another_program_took_the_nonce(paying: Paying, contract: str) -> None:
 def test_sent_again_in_the_pool_and_in_a_block(paying: Paying, contract: str) -> None:
     """Both are success, and neither is lost, however deep."""
     facts = Facts({"root": str(paying.site.root), **paying.request({})}, paying.environ)
-    chain = open_chain(facts)
+    chain = opened(facts).chain
     paying.node.automine(False)
     signed = chain.sign(Anchor("1700-1", bytes(31) + b"1"))
     for _ in range(2):
@@ -513,6 +533,32 @@ def test_an_answer_of_another_shape(paying: Paying, contract: str, result: objec
     assert paying.paid() == 0
 
 
+@only_py_evm
+@pytest.mark.parametrize("ts", [253_402_300_800, 2**62, 2**256 - 1])
+def test_a_block_at_a_time_that_no_calendar_has_makes_nothing_final(paying: Paying, contract: str, ts: int) -> None:
+    batch, behind = paying.site.put_batch("1700-1"), paying.door.behind
+
+    def hostile(method: str, params: list[Any]) -> Document:
+        answer = behind(method, params)
+        if method == "eth_getBlockByNumber" and answer.get("result"):
+            answer["result"]["timestamp"] = hex(ts)
+        return answer
+
+    paying.entry["confirmations"] = 1
+    paying.door.behind = hostile
+    try:
+        assert paying.anchor(batch).code == 0
+        asked = paying.confirm()
+    finally:
+        paying.door.behind = behind
+    assert (asked.code, asked.result["code"]) == (Exit.BUSY, "not_rpc")
+    assert "in no year from 1970 to 9999" in asked.result["message"]
+    assert paying.receipt(batch)["anchor"]["status"] == "submitted"
+    assert paying.confirm().code == 0
+    assert paying.receipt(batch)["anchor"]["status"] == "final"
+    assert receipt_v1(paying.site.root, batch["id"])["status"] == "verified"
+
+
 BAD = {
     "html": (Exit.BUSY, "not_rpc"),
     "garbage": (Exit.BUSY, "not_rpc"),
@@ -575,6 +621,41 @@ def test_a_bad_answer_to_the_sending(paying: Paying, contract: str, how: str) ->
 
 
 @only_py_evm
+@pytest.mark.parametrize("meanwhile", ["", "final"])
+def test_a_retry_pays_only_for_what_arrived_since_it_signed(paying: Paying, contract: str, meanwhile: str) -> None:
+    """Refused at the first sending, the run is asked for again with a third batch: in another super-batch."""
+    one, two, three = (paying.site.put_batch(f"1700-{number}") for number in (1, 2, 3))
+    first, grown = _combined(paying, one, two), _combined(paying, one, two, three)
+    paying.door.fail("eth_sendRawTransaction", "401")
+    assert paying.anchor(first).code == Exit.DENIED
+    if meanwhile:
+        paying.confirm()
+        paying.node.mine(3)
+        paying.confirm()
+        assert paying.phase(first) == "final"
+    told = paying.site.root / "told"
+    tell = [sys.executable, "-c", f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read())"]
+    answer = paying.anchor(grown, on_anchor=tell)
+    assert answer.code == 0, answer.result
+    paying.node.mine(3)
+    assert paying.confirm().result["open"] == 0
+    assert paying.paid() == 2
+    assert answer.result["batch"]["id"] == three["id"]
+    vias = [paying.receipt(batch)["anchor"].get("via", {}).get("batch") for batch in (one, two, three)]
+    assert vias == [first["id"], first["id"], None]
+    news = [json.loads(line)["batch"]["id"] for line in told.read_text().splitlines()]
+    assert news == ([three["id"]] if meanwhile else [first["id"], three["id"]])
+    again = paying.anchor(grown)
+    assert (again.code, paying.paid()) == (0, 2)
+    assert not paying.site.failures()
+
+
+def _combined(paying: Paying, *batches: Document) -> Document:
+    members = [{name: batch[name] for name in ("id", "root")} for batch in batches]
+    return paying.site.ask("combine", {"directory": str(paying.site.batches), "batches": members}).result
+
+
+@only_py_evm
 def test_secrets_are_in_no_file_and_no_text(paying: Paying, contract: str, capfd: pytest.CaptureFixture[str]) -> None:
     paying.entry["rpcUrl"] = "${EVM_URL}"
     url = paying.door.url.replace("http://", "http://somebody:passw0rd@") + "/v3/0123456789abcdef"
@@ -592,6 +673,32 @@ def test_secrets_are_in_no_file_and_no_text(paying: Paying, contract: str, capfd
     for secret in (paying.secret.hex(), "passw0rd", "somebody", "0123456789abcdef"):
         assert not any(secret in text for text in [*files, *said, out, err])
     assert paying.paid() == 1
+
+
+@only_py_evm
+def test_a_receipt_is_compared_with_what_was_paid(paying: Paying, contract: str) -> None:
+    """Without a node, its digest redone; below a super-batch the book is that one's. What a pass is still to tell of
+    the book is no fault."""
+    first, second = paying.site.put_batch("1700-1"), paying.site.put_batch("1700-2", leaves=2)
+    members = [{"id": one["id"], "root": one["root"]} for one in (first, second)]
+    about = {"directory": str(paying.site.batches), "namespace": "demo:files", "batches": members}
+    above = paying.site.ask("combine", about).result
+    assert paying.anchor(above, waitS="5").code == 0
+    for batch in (first, second, above):
+        path = paying.receipt_path(batch)
+        whole, document = path.read_bytes(), paying.receipt(batch)
+        for name, value in (("tx", "0x" + "12" * 32), ("block", 1), ("ts", 1_600_000_000), ("need", 1)):
+            anchor = {**document["anchor"], name: value}
+            path.write_text(render(with_digest({**document, "anchor": anchor, "anchors": [anchor]})))
+            (fault, *_) = [row.detail for row in paying.site.verify(batch["id"]).rows if not row.ok]
+            assert "something else" in fault, name
+            assert not paying.site.verify().ok
+        path.write_bytes(whole)
+    book = Book(paying.site.out, paying.target)
+    one = book.get(above["id"])
+    assert one is not None
+    book.put(replace(one, depth=one.depth + 1, told=False))
+    assert paying.site.verify().ok
 
 
 def test_verification_online(paying: Paying, contract: str) -> None:
@@ -666,6 +773,119 @@ def test_deploying(paying: Paying) -> None:
     assert paying.anchor(batch, waitS="5").result["phase"] == "verified"
     other = paying.site.ask("deploy", {**request, "again": True}, paying.environ)
     assert other.result["address"] != answer.result["address"]
+
+
+@only_py_evm
+@pytest.mark.parametrize(
+    ("told", "environ", "says"),
+    [
+        ({"off": "config/scheduler.yaml"}, {}, "off (config/scheduler.yaml)"),
+        ({}, {"ANCHOR_WRITE_ENABLED": "0"}, "off (env ANCHOR_WRITE_ENABLED)"),
+    ],
+)
+def test_nothing_is_deployed_while_nothing_may_be_written(
+    paying: Paying, told: Document, environ: dict[str, str], says: str
+) -> None:
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default", **told}
+    paying.door.reset()
+    answer = paying.site.ask("deploy", request, {**paying.environ, **environ})
+    assert (answer.code, answer.result["code"]) == (Exit.USAGE, "usage")
+    assert f"anchor_write_enabled is {says}" in answer.result["message"]
+    assert paying.door.seen.calls == []
+    assert not (paying.site.out / "deployments").exists()
+
+
+@only_py_evm
+def test_a_deployment_that_is_refused_when_sent_again_may_be_mined_yet(paying: Paying) -> None:
+    """Another node may have it: no other is signed before this one never can be mined."""
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default"}
+    place = f"out/deployments/{slug(paying.target)}.json"
+    paying.node.automine(False)
+    paying.door.fail("eth_sendRawTransaction", "lost")
+    assert paying.site.ask("deploy", request, paying.environ).code == Exit.BUSY
+    first = paying.site.read(place)
+    paying.node.forget()
+    paying.node.floor = ETHER
+    refused = paying.site.ask("deploy", request, paying.environ)
+    assert (refused.code, refused.result["code"]) == (Exit.BUSY, "underpriced")
+    assert f"{first['tx']} may be mined yet" in refused.result["message"]
+    assert paying.site.read(place) == first
+    paying.node.floor = 0
+    send(paying.node, Key(paying.secret), paying.account, b"another", nonce=first["nonce"])
+    paying.node.mine()
+    assert paying.site.ask("deploy", request, paying.environ).code == Exit.BUSY
+    assert paying.site.read(place) == first, "not deep enough"
+    paying.node.mine(3)
+    assert paying.site.ask("deploy", request, paying.environ).code == Exit.BUSY
+    assert not (paying.site.root / place).exists()
+    paying.node.automine(True)
+    answer = paying.site.ask("deploy", request, paying.environ)
+    assert (answer.code, answer.result["tx"] != first["tx"]) == (0, True)
+    assert paying.paid() == 2
+
+
+@only_py_evm
+def test_a_refusal_of_what_the_node_has_is_none(paying: Paying, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some say of the same bytes that they are too cheap to take their own place."""
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default"}
+
+    def send_then_refuse(chain: Evm, signed: Signed) -> None:
+        with suppress(Refused):
+            plain(chain, signed)
+        raise Underpriced("replacement transaction underpriced")
+
+    plain = Evm.send
+    monkeypatch.setattr(Evm, "send", send_then_refuse)
+    paying.door.fail("eth_getTransactionReceipt", "refused", nth=2)
+    assert paying.site.ask("deploy", request, paying.environ).code == Exit.BUSY
+    assert paying.site.ask("deploy", request, paying.environ).code == 0
+    assert paying.paid() == 1
+
+
+@only_py_evm
+def test_another_deployment_that_is_refused_leaves_the_one_that_is_there(paying: Paying) -> None:
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default"}
+    done = paying.site.ask("deploy", request, paying.environ)
+    paying.node.floor = ETHER
+    assert paying.site.ask("deploy", {**request, "again": True}, paying.environ).code == Exit.BUSY
+    paying.node.floor = 0
+    assert paying.site.ask("deploy", request, paying.environ).result == done.result
+    assert paying.paid() == 1
+
+
+@only_py_evm
+def test_a_deployment_that_made_nothing_is_signed_anew(paying: Paying) -> None:
+    """What the text says to do helps."""
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default"}
+    paying.door.fail("eth_getTransactionReceipt", "says", result={"blockNumber": "0x1", "status": "0x0"})
+    reverted = paying.site.ask("deploy", request, paying.environ)
+    assert (reverted.code, "was reverted" in reverted.result["message"]) == (Exit.STATE_UNREADABLE, True)
+    answer = paying.site.ask("deploy", request, paying.environ)
+    assert answer.code == 0, answer.result
+    assert paying.paid() == 2
+
+
+@only_py_evm
+@pytest.mark.parametrize("said", ["0x", None])
+def test_a_contract_that_the_node_does_not_show_yet_is_not_deployed_again(paying: Paying, said: str | None) -> None:
+    request = {"target": paying.target, "rail": paying.entry, "railName": "default"}
+    paying.door.fail("eth_getCode", "says", result=said)
+    assert paying.site.ask("deploy", request, paying.environ).code == Exit.BUSY
+    assert paying.site.ask("deploy", request, paying.environ).code == 0
+    assert paying.paid() == 1
+
+
+@pytest.mark.parametrize("module", ["coincurve", "Crypto"])
+@pytest.mark.parametrize("verb", ["evm", "deploy"])
+def test_without_the_extra_the_line_that_installs_it_is_told(module: str, verb: str) -> None:
+    """In a process of its own: what was imported once stays."""
+    code = f"""import sys
+sys.modules[{module!r}] = None
+from vmsh_scheduler.anchors.__main__ import main
+sys.exit(main([{verb!r}], {{}}, sys.stdin.buffer, sys.stdout))"""
+    argv, given = [sys.executable, "-c", code], '{"target": "eip155:1", "rail": {}}'
+    done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+    assert (done.returncode, "vmsh-scheduler[evm]" in done.stderr) == (Exit.CONFIG, True), done.stderr
 
 
 @only_py_evm

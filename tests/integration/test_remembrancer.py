@@ -395,3 +395,21 @@ def test_a_blob_is_no_memory(root: Path) -> None:
     assert faults(root)
     run(root, "DELETE FROM memories_edge")
     assert "not remembered" in " ".join(record(root, 1))
+
+
+def test_an_audit_sees_a_flipped_byte_in_any_value_of_a_row(root: Path) -> None:
+    """In the table itself: a query that is answered from an index would not notice."""
+    record(root, 0)
+    (row,) = rows(root)
+    raw = database(root).read_bytes()
+    values = [
+        str(row[name]).encode() for name in ("id", "timestamp", "type", "component", "hash", "data", "merkle_root")
+    ]
+    for value in values:
+        places = [place for place in range(len(raw)) if raw.startswith(value, place)]
+        for start in (place for place in places if raw[place - 1 : place] != b'"'):  # in quotes: the edge, a cache
+            place = start + len(value) // 2
+            database(root).write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+            assert faults(root), (value, place)
+    database(root).write_bytes(raw)
+    assert not faults(root)

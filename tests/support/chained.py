@@ -47,7 +47,7 @@ namespaces:
     seal: {{files: ["notes/*.txt"]}}
     cadence:
 {levels}"""
-LEVEL = '      {name}: {{target: "{target}", every: 1s, retry: {{base: 100ms, max: 5}}}}\n'
+LEVEL = '      {name}: {{target: "{target}", every: {every}, retry: {{base: 100ms, max: 5}}}}\n'
 
 
 class Rail(Protocol):
@@ -176,9 +176,9 @@ class Chained:
     place: Place
     rails: Sequence[Rail]
 
-    def configured(self) -> "Chained":
+    def configured(self, every: str = "1s") -> "Chained":
         named = zip(LEVELS, self.rails, strict=False)
-        levels = "".join(LEVEL.format(name=name, target=rail.target) for name, rail in named)
+        levels = "".join(LEVEL.format(name=name, target=rail.target, every=every) for name, rail in named)
         for rail in self.rails:
             if isinstance(rail, TsaRail) and not (self.place.root / rail.bundle).exists():
                 self.place.write(rail.bundle, rail.tsa.root.read_text())

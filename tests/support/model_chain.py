@@ -1,6 +1,7 @@
 """A chain in memory behind `anchors.chain.Chain`: mempool, blocks, reorganisations, a node that fails at a chosen
 moment, miners that also mine what was replaced. Coins are spent once; with `sequential` they are nonces."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from unittest import mock
 
 from vmsh_scheduler.anchors import confirm, disk, transact
 from vmsh_scheduler.anchors.chain import Anchor, Refused, Seen, Signed, Unreachable
+from vmsh_scheduler.errors import Denied
 
 NEED = 3
 FEE_CAP = 16
@@ -136,6 +138,8 @@ class Moment:
         what = self.what if self.count == self.at else ""
         if what == "crash before":
             raise Crash
+        if what == "full disk":
+            raise OSError(errno.ENOSPC, "full")
         if what in WORLD:
             WORLD[what](network)
         act()
@@ -155,7 +159,10 @@ WORLD: dict[str, Callable[[Network], None]] = {
     "higher floor": Network.raise_floor,
 }
 """What can happen between any two steps."""
-FAULTS = ("crash before", "crash after", "down", "silent after it acted", *WORLD)
+FAULTS = (
+    *("crash before", "crash after", "down", "silent after it acted", "denied", "denied after it acted", "full disk"),
+    *WORLD,
+)
 
 
 class ModelChain:
@@ -196,13 +203,13 @@ class ModelChain:
         return None if fee > FEE_CAP else self._signed(anchor, tx.coin, fee)
 
     def _do(self, act: Callable[[], None]) -> None:
-        due = self.moment.count + 1 == self.moment.at
-        if due and self.moment.what == "down":
+        what = self.moment.what if self.moment.count + 1 == self.moment.at else ""
+        if what in ("down", "denied", "full disk"):
             self.moment.count += 1
-            raise Unreachable("down")
+            raise Denied("401") if what == "denied" else Unreachable("down")
         self.moment(self.network, act)
-        if due and self.moment.what == "silent after it acted":
-            raise Unreachable("no answer")
+        if what.endswith("after it acted"):
+            raise Unreachable("no answer") if what.startswith("silent") else Denied("401")
 
     def _signed(self, anchor: Anchor, coin: int, fee: int) -> Signed:
         self.network.salt += 1

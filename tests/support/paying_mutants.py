@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tests.support.model_chain import ModelChain, Tx
 from tests.support.mutants import Mutant, Original
-from vmsh_scheduler.anchors import transact
+from vmsh_scheduler.anchors import paid, transact
 from vmsh_scheduler.anchors.chain import Anchor, Chain, Refused, Signed
 from vmsh_scheduler.anchors.confirm import Deepening
 from vmsh_scheduler.anchors.facts import Facts
@@ -59,6 +60,24 @@ def given_up_in_silence(right: Original) -> Original:
         return book.move(after, after.become(Phase.LOST, after.changed_at))
 
     return sent
+
+
+def as_it_is_asked_for(right: Original) -> Original:
+    """What an earlier run signed counts for nothing once a batch has arrived meanwhile."""
+    return lambda facts, book, asked: ([asked], [])
+
+
+def open_ones_only(right: Original) -> Original:
+    """What became final before the retry is paid for again."""
+
+    def candidates(book: Book, out: Path, wanted: object) -> Mapping[str, set[paid.Item]]:
+        return {one.batch: set() for one in book.open()}
+
+    return candidates
+
+
+def by_their_own_name_only(right: Original) -> Original:
+    return lambda out, name: set()
 
 
 def asked_after_the_look(right: Original) -> Original:
@@ -117,6 +136,9 @@ MUTANTS: Mapping[str, Mutant] = {
     "signs anew at every run": (transact, "_submitted", signed_at_every_run),
     "refused means never sent": (transact, "sent", given_up_when_refused),
     "silence means never sent": (transact, "sent", given_up_in_silence),
+    "pays for a grown super-batch as a whole": (paid, "parts", as_it_is_asked_for),
+    "forgets what became final before the retry": (paid, "_candidates", open_ones_only),
+    "does not look below what is open": (paid, "_items", by_their_own_name_only),
     "asks what is lost after it looked": (Deepening, "_moved", asked_after_the_look),
     "does not look at what was replaced": (Deepening, "_found", only_the_newest),
     "forgets the bytes of what was replaced": (Submission, "instead", without_the_old_bytes),
@@ -129,6 +151,8 @@ ANY = -1
 """Stands for every moment of a verb, one after another."""
 _ANCHOR, _CONFIRM, _LATE = ("anchor", "b1", 0, ""), ("confirm", "", 0, ""), ("late", "", 0, "")
 _HURRIED = [_ANCHOR, _LATE, _CONFIRM]
+_GROWN: Step = ("together", "b3", 0, "")
+_TWO_SIGNED: list[Step] = [("anchor", "b1", 1, "down"), ("together", "b2", ANY, "denied after it acted")]
 
 
 def _world(*what: str) -> list[Step]:
@@ -140,6 +164,9 @@ SHOWN_BY: Mapping[str, list[Step]] = {
     "signs anew at every run": [("anchor", "b1", ANY, "crash after")],
     "refused means never sent": [_ANCHOR, *_world("stranger"), _ANCHOR, *_world("stale block")],
     "silence means never sent": [("anchor", "b1", ANY, "silent after it acted")],
+    "pays for a grown super-batch as a whole": [("anchor", "b1", ANY, "denied"), _GROWN],
+    "forgets what became final before the retry": [*_TWO_SIGNED, *_world("block", "block", "block"), _CONFIRM, _GROWN],
+    "does not look below what is open": [*_TWO_SIGNED, _GROWN],
     "asks what is lost after it looked": [*_HURRIED, ("confirm", "", ANY, "long sleep")],
     "does not look at what was replaced": [*_HURRIED, *_world("stale block")],
     "forgets the bytes of what was replaced": [

@@ -213,7 +213,7 @@ def test_variables_win_over_the_file() -> None:
     }
     anchors = 'eip155: {default: {rpcUrl: "http://file", keyFile: k, persist: true, confirmations: 9}}\n'
     rail = rail_entry.evm_rail(facts(compiled(anchors, "eip155:8453", environ=told)["eip155:8453"], told))
-    assert (rail.rpc.host, rail.key, rail.persist, rail.confirmations) == ("node.example", KEY, False, 3)
+    assert (rail.rpc.http().host, rail.key, rail.persist, rail.confirmations) == ("node.example", KEY, False, 3)
     assert rail.contract == "0x" + "ab" * 20
 
 
@@ -234,6 +234,9 @@ def test_secrets_come_from_files_and_credentials(tmp_path: Path) -> None:
     )
     assert rail_entry.evm_rail(by_file).key == KEY
     assert rail_entry.evm_rail(by_name).key == "0x01"
+    astray = {"target": "eip155:5", "rail": {"rpcUrl": "http://x", "keyCredential": "../cred"}}
+    with pytest.raises(ConfigError, match="keyCredential: must be the name of a credential"):
+        rail_entry.evm_rail(Facts(astray, by_name.environ))
     with pytest.raises(ConfigError, match="keyCredential: systemd handed no credentials"):
         rail_entry.evm_rail(Facts({**by_name.document}, {}))
     (tmp_path / "k").unlink()
@@ -266,7 +269,7 @@ def test_a_group_goes_with_its_members() -> None:
     assert "TWO" in command(job).pass_env
     rail = rail_entry.tsa_rail(facts(job, environ))
     assert rail.need == 2
-    assert [(each.name, each.endpoint.host, each.policy_oid) for each in rail.authorities] == [
+    assert [(each.name, each.endpoint.http().host, each.policy_oid) for each in rail.authorities] == [
         ("one", "one.example", ""),
         ("two", "two.example", "1.2.3"),
     ]
@@ -286,7 +289,7 @@ def test_calendars_are_a_rail_too() -> None:
     job = compiled(anchors, "ots:pool")["ots:pool"]
     assert command(job).argv[-1] == "ots"
     rail = rail_entry.ots_rail(facts(job))
-    assert ([each.host for each in rail.calendars], rail.need, rail.alarm_after_s) == (
+    assert ([each.http().host for each in rail.calendars], rail.need, rail.alarm_after_s) == (
         ["a.example", "b.example"],
         2,
         7_200,

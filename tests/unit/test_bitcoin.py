@@ -18,7 +18,7 @@ from vmsh_scheduler.anchors.chain import Refused, Unreachable
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.rpc import NotRpc, RpcError
-from vmsh_scheduler.anchors.submission import Book
+from vmsh_scheduler.anchors.submission import Book, Phase
 from vmsh_scheduler.errors import ConfigError, Exit, SchedulerError
 
 GENESIS = (
@@ -237,6 +237,19 @@ def test_a_node_that_is_still_starting(node: Door, tmp_path: Path) -> None:
 def test_a_wallet_named_twice(node: Door, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="rpcUrl has a path, and wallet is set"):
         pays.anchor(facts(node, tmp_path, rpcUrl=f"{node.url}/wallet/other"))
+
+
+@pytest.mark.parametrize("time", [-1, 253_402_300_800, 10**400])
+def test_a_block_at_a_time_that_no_calendar_has_makes_nothing_final(node: Door, tmp_path: Path, time: int) -> None:
+    first = pays.anchor(facts(node, tmp_path, confirmations=1))
+    mined = {"hex": sent()[0], "confirmations": 1, "blockhash": "00" * 32}
+    told = {**ANSWERS, "gettransaction": mined, "getblockheader": {"confirmations": 1, "height": 7, "time": time}}
+    node.behind = lambda method, params: {"result": told[method]}
+    with pytest.raises(NotRpc, match="in no year from 1970 to 9999"):
+        pays.confirm(facts(node, tmp_path, confirmations=1))
+    kept = Book(tmp_path / "out", "btc:regtest").get(BATCH)
+    assert kept is not None
+    assert (kept.tx, kept.phase) == (first["attestation"]["tx"], Phase.SUBMITTED)
 
 
 def test_a_block_without_the_root_is_a_fault_that_a_person_sees(node: Door, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Rails that pay: whatever happens between signing and the last block, one payment and one receipt per batch."""
 
+import errno
+import fcntl
 import json
+import shutil
 import tempfile
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -15,13 +19,13 @@ from hypothesis import strategies as st
 
 from tests.support.model_chain import FAULTS, NEED, WORLD, Crash, ModelChain, Moment, Network, written_by_moment
 from tests.support.paying_mutants import ANY, MUTANTS, SHOWN_BY, Step, mutated
-from vmsh_scheduler.anchors import confirm, transact
-from vmsh_scheduler.anchors.chain import Refused, Unreachable
+from vmsh_scheduler.anchors import combine, confirm, disk, receipts, submission_check, transact
+from vmsh_scheduler.anchors.chain import Anchor, Refused, Signed, Unreachable
 from vmsh_scheduler.anchors.facts import Facts
-from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.anchors.submission import Book, Phase
-from vmsh_scheduler.domain.batch import render
-from vmsh_scheduler.errors import SchedulerError
+from vmsh_scheduler.domain.batch import OPEN_MARKS, Document, render, with_digest
+from vmsh_scheduler.errors import Denied, SchedulerError
 
 STUCK_S = 600
 BATCHES = ("b1", "b2", "b3")
@@ -52,20 +56,39 @@ class World:
                     return confirm.confirm(Facts({"root": str(self.root)}), chain, confirm.Limits(STUCK_S))
                 self.asked.add(batch)
                 self.owed.add(batch)
-                result: dict[str, Any] = getattr(transact, name)(self.facts(batch), chain, AT_ONCE)
-                self.owed -= {batch} if result["status"] == "ok" else set()
+                about = sorted(self.owed) if name == "together" else [batch]
+                run = transact.probe if name == "probe" else transact.anchor
+                result = run(self.facts(*about), chain, AT_ONCE)
+                self.owed -= set(about) if result["status"] == "ok" else set()
                 return result
-        except (SchedulerError, Crash):
+        except (SchedulerError, OSError, Crash):
             return None
 
-    def facts(self, batch: str) -> Facts:
+    def facts(self, *batches: str) -> Facts:
+        """Several: as the scheduler asks for all that is pending."""
+        told = [self.leaf(batch) for batch in batches]
+        if len(told) > 1:
+            made = combine.combine(self.root / "out" / "batches", "", told)
+            told = [{name: made[name] for name in ("id", "root")}]
+        file = self.root / "out" / "batches" / f"{told[0]['id']}.json"
+        return Facts({"root": str(self.root), "batch": {**told[0], "file": str(file)}})
+
+    def leaf(self, batch: str) -> dict[str, Any]:
         path = self.root / "out" / "batches" / f"{batch}.json"
         digest = f"sha256:{root_of(batch).hex()}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             leaf = {"id": batch, "root": digest, "leaves": [digest], "createdAt": 1}
             path.write_text(render(leaf))
-        return Facts({"root": str(self.root), "batch": {"id": batch, "root": digest, "file": str(path)}})
+        return {"id": batch, "root": digest}
+
+    def payments(self, batch: str) -> int:
+        """By itself, and below every super-batch that has it."""
+        roots = {root_of(batch).hex()}
+        for path in (self.root / "out" / "batches").glob("*-super-*.json"):
+            document = json.loads(path.read_text())
+            roots |= {document["root"][7:]} if batch in [one["id"] for one in document["batches"]] else set()
+        return sum(self.network.payments(root) for root in roots)
 
     @property
     def book(self) -> Book:
@@ -73,15 +96,16 @@ class World:
 
     def receipt(self, batch: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((self.root / "out/receipts/batches" / f"{batch}.json").read_text())
-        return document["anchor"]
+        anchor: dict[str, Any] = document["anchor"]
+        return anchor
 
     def settle(self) -> None:
         """The node is well, who is owed an answer is asked again, blocks come."""
         for _ in range(12):
             for batch in sorted(self.owed):
                 self.verb("probe", batch, Moment())
-            for batch in sorted(self.owed):
-                self.verb("anchor", batch, Moment())
+            if self.owed:
+                self.verb("together", min(self.owed), Moment())
             self.now += STUCK_S + 1
             self.verb("confirm", "", Moment())
             self.network.mine()
@@ -91,7 +115,10 @@ class World:
 
 STEPS = st.one_of(
     st.tuples(
-        st.sampled_from(("anchor", "probe")), st.sampled_from(BATCHES), st.integers(0, 14), st.sampled_from(FAULTS)
+        st.sampled_from(("anchor", "together", "probe")),
+        st.sampled_from(BATCHES),
+        st.integers(0, 14),
+        st.sampled_from(FAULTS),
     ),
     st.tuples(st.just("confirm"), st.just(""), st.integers(0, 20), st.sampled_from(FAULTS)),
     st.tuples(st.just("world"), st.just(""), st.just(0), st.sampled_from(tuple(WORLD))),
@@ -108,14 +135,15 @@ def played(world: World, steps: list[Step]) -> None:
         else:
             world.verb(verb, batch, Moment(at, what))
         for asked in BATCHES:
-            assert world.network.payments(root_of(asked).hex()) <= 1, f"{asked} is paid twice after {verb}"
+            assert world.payments(asked) <= 1, f"{asked} is paid twice after {verb}"
 
 
 def check_settled(world: World) -> None:
     world.settle()
     for batch in world.asked:
-        assert world.network.payments(root_of(batch).hex()) == 1
-        kept, told = world.book.get(batch), world.receipt(batch)
+        assert world.payments(batch) == 1
+        told = world.receipt(batch)
+        kept = world.book.get(told["via"]["batch"] if "via" in told else batch)
         assert kept is not None
         assert kept.phase is Phase.FINAL
         assert world.network.place(kept.tx) == kept.block == told["block"]
@@ -163,12 +191,75 @@ def test_what_was_sent_is_not_guessed_when_the_book_is_damaged(tmp_path: Path) -
     path = tmp_path / "out" / "submissions" / "model-1" / "b1.json"
     path.write_text(path.read_text().replace("submitted", "signed"))
     world.network.forget()
-    for batch in ("b1", "b2"):  # b2 too: what waits is sent first, and nobody knows what does
-        with written(world), pytest.raises(Corrupt, match=r"b1\.json was changed or cut short; restore it"):
-            transact.anchor(world.facts(batch), ModelChain(world.network, Moment()), AT_ONCE)
-    with written(world), pytest.raises(Corrupt):
-        confirm.confirm(Facts({"root": str(tmp_path)}), ModelChain(world.network, Moment()), confirm.Limits(STUCK_S))
+    with written(world), pytest.raises(Corrupt, match=r"b1\.json was changed or cut short; restore it"):
+        transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), AT_ONCE)
+    told = world.verb("confirm", "", Moment())
+    assert told is not None
+    assert (told["phases"], told["open"]) == ({"faulty": 1}, 0)
+    assert "b1.json was changed or cut short; restore it" in told["warnings"][0]
     assert not world.network.mempool
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["by itself", "below a super-batch"])
+def test_one_damaged_entry_stops_no_other_batch_and_is_paid_once(tmp_path: Path, grown: bool) -> None:
+    world = World(tmp_path)
+    if grown:
+        world.verb("anchor", "b1", Moment(1, "down"))
+    with mock.patch.object(ModelChain, "send", side_effect=Denied("401")):
+        world.verb("together", "b2", Moment())
+    (path,) = (tmp_path / "out" / "submissions" / "model-1").glob("*.json")
+    sound = path.read_text()
+    path.write_text(sound[:-20])
+    world.now += 1
+    result = world.verb("together", "b3", Moment())
+    assert result is not None
+    assert "skipped, it may be paid for: " in result["warnings"][0]
+    assert path.name in result["warnings"][0]
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [0, 0, 1]
+    told = world.verb("confirm", "", Moment())
+    assert told is not None
+    assert told["phases"] == {"verified": 1, "faulty": 1}
+    path.write_text(sound)
+    check_settled(world)
+
+
+def test_what_is_faulty_is_not_paid_again_until_its_file_is_moved_away(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    known = world.book.get("b1")
+    assert known is not None
+    world.book.put(replace(known, phase=Phase.FAULTY, fault="it says another root", told=True))
+    world.network.forget()
+    world.owed.add("b1")
+    assert world.verb("anchor", "b1", Moment()) is None
+    result = world.verb("together", "b2", Moment())
+    assert result is not None
+    assert result["warnings"] == [f"skipped, {known.tx} paid for it: it says another root"]
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [0, 1, 0]
+    (tmp_path / "out" / "submissions" / "model-1" / "b1.json").unlink()
+    world.owed.add("b1")
+    world.verb("together", "b3", Moment())
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [1, 1, 1]
+    world.verb("confirm", "", Moment())
+    (anchor,) = receipts.read(receipts.path_of(tmp_path / "out", "b1"))["anchors"]
+    assert (anchor["tx"] != known.tx, anchor["status"]) == (True, "verified")
+
+
+def test_receipts_that_cannot_be_read_make_nothing_paid_twice(tmp_path: Path) -> None:
+    """They say which super-batch a batch stands below once that one is final."""
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment(1, "down"))
+    world.verb("together", "b2", Moment())
+    check_settled(world)
+    for path in (tmp_path / "out" / "receipts" / "batches").glob("b*.json"):
+        path.write_text("{")
+    world.owed = {"b1", "b2"}
+    assert world.verb("together", "b3", Moment()) is not None
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [1, 1, 1]
 
 
 def test_another_root_under_a_known_id_is_refused(tmp_path: Path) -> None:
@@ -178,6 +269,68 @@ def test_another_root_under_a_known_id_is_refused(tmp_path: Path) -> None:
     with written(world), pytest.raises(Corrupt, match="was sent to model:1 with another root"):
         transact.anchor(facts, ModelChain(world.network, Moment()), AT_ONCE)
     assert len(world.network.mempool) == 1
+
+
+def test_a_disk_that_is_full_once_it_was_sent_fails_no_run(tmp_path: Path) -> None:
+    """Tried again, it would be asked for with what came meanwhile; `confirm` makes it good."""
+    world, send = World(tmp_path), ModelChain.send
+
+    def filled(chain: ModelChain, signed: Signed) -> None:
+        send(chain, signed)
+        full.start()
+
+    full = mock.patch.object(disk, "replace", side_effect=OSError(errno.ENOSPC, "full"))
+    with mock.patch.object(ModelChain, "send", filled), written(world):
+        result = transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), AT_ONCE)
+        full.stop()
+    assert (result["status"], result["phase"]) == ("ok", "signed")
+    assert result["warnings"][0].startswith("not finished yet: ")
+    world.asked.add("b1")
+    check_settled(world)
+
+
+class OtherKey(ModelChain):
+    """With coins of its own."""
+
+    account = "other"
+
+    def _coin(self) -> int:
+        return super()._coin() + 100
+
+
+def test_two_runs_at_once_with_a_key_each_pay_once(tmp_path: Path) -> None:
+    """The key was changed while the old one's run went on; the second waits for the first, or both have looked."""
+    world, lock, sign = World(tmp_path), disk._lock, ModelChain.sign
+    waits, results = threading.Event(), list[dict[str, Any]]()
+
+    def second() -> None:
+        results.append(transact.anchor(world.facts("b1"), OtherKey(world.network, Moment()), AT_ONCE))
+        waits.set()
+
+    def locked(handle: int, directory: Path, deadline: float) -> None:
+        if threading.current_thread() is other:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits.set()
+        lock(handle, directory, deadline)
+
+    def signed(chain: ModelChain, anchor: Anchor) -> Signed:
+        if threading.current_thread() is not other:
+            other.start()
+            assert waits.wait(30)
+        return sign(chain, anchor)
+
+    other = threading.Thread(target=second)
+    spied = mock.patch.object(disk, "_lock", locked)
+    with written(world), spied, mock.patch.object(ModelChain, "sign", signed):
+        first = transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), AT_ONCE)
+        other.join(30)
+    world.network.mine()
+    assert world.payments("b1") == 1
+    assert results[0]["attestation"]["tx"] == first["attestation"]["tx"]
+    world.asked.add("b1")
+    check_settled(world)
 
 
 def test_a_confirmation_while_a_run_waits_is_not_undone(tmp_path: Path) -> None:
@@ -288,6 +441,36 @@ def test_a_probe_while_nothing_may_be_written_asks_nobody(tmp_path: Path) -> Non
     assert not world.network.mempool
 
 
+@pytest.mark.parametrize(
+    ("phase", "root", "says"),
+    [
+        (Phase.LOST, "b1", ""),
+        (Phase.FAULTY, "b1", "it says another root"),
+        (Phase.SIGNED, "b2", "was sent to model:1 with another root"),
+    ],
+)
+def test_a_probe_while_nothing_may_be_written_passes_only_what_will_be_sent(
+    tmp_path: Path, phase: Phase, root: str, says: str
+) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    known = world.book.get("b1")
+    assert known is not None
+    fault = says if phase is Phase.FAULTY else ""
+    world.book.put(replace(known, phase=phase, fault=fault))
+    (tmp_path / "out/receipts/batches/b1.json").unlink()
+    about = {"id": "b1", "root": f"sha256:{root_of(root).hex()}"}
+    facts = Facts({"root": str(tmp_path), "batch": about}, {"ANCHOR_WRITE_ENABLED": "0"})
+    with written(world):
+        if says:
+            with pytest.raises(Invalid, match=says):
+                transact.probe(facts, ModelChain(world.network, Moment()), AT_ONCE)
+        else:
+            told = transact.probe(facts, ModelChain(world.network, Moment()), AT_ONCE)
+            assert told == {"status": "none", "exit": 1}
+    assert not (tmp_path / "out/receipts/batches/b1.json").exists()
+
+
 def test_a_run_says_how_far_it_came_once(tmp_path: Path) -> None:
     world = World(tmp_path)
     first, again = (world.verb("anchor", "b1", Moment()) for _ in range(2))
@@ -309,6 +492,103 @@ def test_a_refused_batch_is_signed_anew_when_it_is_asked_for_again(tmp_path: Pat
     world.asked.add("b1")
     world.owed.add("b1")
     check_settled(world)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["long ago", "by a clock that was ahead"])
+def test_what_waits_for_long_is_said(tmp_path: Path, ahead: bool) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.now += -90_000 if ahead else 90_000
+    told = world.verb("confirm", "", Moment())
+    assert told is not None
+    assert (told["code"], told["oldest_open_s"], told["overdue"][0]["batch"]) == ("overdue", 90_000, "b1")
+
+
+def test_a_copy_without_its_dotfiles_has_nothing_paid_twice(tmp_path: Path) -> None:
+    """Signed below a super-batch, and in no receipt yet: only the book knows."""
+    world = World(tmp_path)
+    world.owed.add("b1")
+    with mock.patch.object(ModelChain, "send", side_effect=Denied("401")):
+        world.verb("together", "b2", Moment())
+    shutil.rmtree(tmp_path / "out" / "submissions" / "model-1" / OPEN_MARKS)
+    assert world.verb("together", "b3", Moment()) is not None
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [1, 1, 1]
+    check_settled(world)
+
+
+def test_one_that_lost_its_mark_is_looked_at_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.verb("anchor", "b2", Moment())
+    (tmp_path / "out" / "submissions" / "model-1" / OPEN_MARKS / "b1").unlink()
+    first = world.verb("confirm", "", Moment())
+    assert first is not None
+    assert first["open"] == 2
+    check_settled(world)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"signed_at": "abc"},
+        {"signed_at": -1},
+        {"signed_at": True},
+        {"depth": 1.5},
+        {"need": None},
+        {"account": None},
+        {"raw": 5},
+        {"raw": "no hex"},
+        {"details": []},
+        {"details": {"fee": "1"}},
+        {"details": {"memo": 1}},
+        {"batch": "../x"},
+        {"batch": "b2"},
+        {"target": "model:2"},
+        {"told": "yes"},
+        {"earlier": [{"tx": 1, "raw": "", "details": {}}]},
+        {"earlier": [{"tx": "a", "raw": "", "details": {"nonce": "1"}}]},
+        {"earlier": [5]},
+    ],
+    ids=str,
+)
+def test_an_entry_of_another_format_below_its_own_digest_counts_as_damaged(tmp_path: Path, wrong: Document) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    path = tmp_path / "out" / "submissions" / "model-1" / "b1.json"
+    document = {**json.loads(path.read_text()), **wrong}
+    document.pop("digest")
+    path.write_text(render(with_digest(document)))
+    world.network.forget()
+    with (
+        written(world),
+        pytest.raises(Corrupt, match=r"b1\.json is of another format|b1\.json lies in the wrong place"),
+    ):
+        transact.anchor(world.facts("b1"), ModelChain(world.network, Moment()), AT_ONCE)
+    told = world.verb("confirm", "", Moment())
+    assert told is not None
+    assert told["phases"] == {"faulty": 1}
+    assert "b1.json" in told["warnings"][0]
+    assert [row.ok for row in submission_check.check(tmp_path / "out")] == [False]
+    assert not world.network.mempool
+
+
+def test_any_flipped_byte_of_an_entry_is_seen(tmp_path: Path) -> None:
+    """Blanks too, which say nothing."""
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    path = tmp_path / "out" / "submissions" / "model-1" / "b1.json"
+    raw = path.read_bytes()
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(Corrupt):
+            world.book.get("b1")
+    for same in (raw + b"\n", b" " + raw, raw.replace(b"\n", b"\r\n")):
+        path.write_bytes(same)
+        with pytest.raises(Corrupt):
+            world.book.get("b1")
+    path.write_bytes(raw)
+    assert world.book.get("b1") is not None
 
 
 def written(world: World) -> AbstractContextManager[None]:

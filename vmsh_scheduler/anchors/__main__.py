@@ -16,7 +16,7 @@ VERBS: Mapping[str, str] = {
     "seal": "vmsh_scheduler.anchors.sealing",
     "combine": "vmsh_scheduler.anchors.combine",
     "local": "vmsh_scheduler.anchors.local",
-    "deploy": "vmsh_scheduler.anchors.deploy",
+    "deploy": "vmsh_scheduler.anchors.pays:deploy",
     "evm": "vmsh_scheduler.anchors.pays:anchor",
     "btc": "vmsh_scheduler.anchors.pays:anchor",
     "ots": "vmsh_scheduler.anchors.ots",

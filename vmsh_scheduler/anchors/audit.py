@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ def _published(memory: Remembrancer, kept: str) -> tuple[dict[str, str], list[Ro
     wanted, broken = {"--root": root_line(kept.encode())} if kept else {}, []
     raw = disk.read_if_there(memory.published, disk.SMALL_LIMIT)
     if raw is not None:
-        wanted[memory.published.name] = root_line(raw)
-        if raw != f"{root_line(raw)}\n".encode():
-            del wanted[memory.published.name]
+        if raw == f"{root_line(raw)}\n".encode():
+            wanted[memory.published.name] = root_line(raw)
+        else:
             broken.append(Row(memory.published.name, "memory", False, "it holds no root: changed"))
     page = disk.read_if_there(memory.root / "docs" / "REMEMBRANCER.md", disk.SMALL_LIMIT) or b""
     if in_page := _IN_A_PAGE.search(page.decode(errors="replace")):
@@ -125,7 +125,7 @@ def receipt_rows(root: Path, path: Path) -> Iterator[Row]:
     try:
         receipt = deploy_receipts.read(path)
         known = _remembered(memory, receipt)
-        fault = "" if known is None else _beside(memory, {name: getattr(known, name) for name in known.__slots__})
+        fault = "" if known is None else _beside(memory, asdict(known))
     except (SchedulerError, OSError) as error:
         yield Row(path.name, "deployment", False, str(error))
         return

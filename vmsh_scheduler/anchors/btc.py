@@ -4,19 +4,19 @@ Coins are not locked (lockUnspents): whoever signs for this wallet below this ro
 are sent, and a lock left by a crash would keep the money away until bitcoind restarts. If somebody else spends the
 coin first, ours is refused or lost, never paid twice."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from vmsh_scheduler.anchors import rail_entry, rpc
+from vmsh_scheduler.anchors import rail_entry
 from vmsh_scheduler.anchors.bitcoin_tx import Coin, parse, payload, script
-from vmsh_scheduler.anchors.btc_errors import NO_SUCH, of_send, of_wallet, pending
+from vmsh_scheduler.anchors.btc_errors import NETWORKS, NO_SUCH, of_send, of_wallet, pending
 from vmsh_scheduler.anchors.chain import Anchor, FeeAboveCap, Refused, Seen, Signed
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.rails import Opened
-from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError
+from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError, block_time
 from vmsh_scheduler.domain.batch import Document
 from vmsh_scheduler.errors import ConfigError
 
@@ -30,8 +30,6 @@ MEMO = "OP_RETURN:RV+sha256"
 STUCK_AFTER_S = 6 * 3600
 REPLACEABLE = 0xFFFFFFFD
 """Sequence number of inputs that may be replaced (BIP 125)."""
-_NETWORKS: Mapping[str, str] = {"main": "mainnet", "test": "testnet"}
-"""Where getblockchaininfo says it otherwise than targets do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,9 @@ def _bitcoin(entry: rail_entry.BtcRail) -> "Bitcoin":
         if urlsplit(url).path not in ("", "/"):
             raise ConfigError("rpcUrl has a path, and wallet is set", hint="leave one of both out")
         url = f"{url.rstrip('/')}/wallet/{quote(entry.wallet, safe='')}"
-    node = Rpc(rpc.endpoint(url, user=entry.rpc.user, password=entry.rpc.password))
     rate = None if entry.fee_rate is None else Decimal(str(entry.fee_rate)).quantize(STEP, ROUND_UP)
     fees = Fees(entry.conf_target, rate, entry.max_fee_sats or DEFAULT_CAP_SATS)
+    node = Rpc(replace(entry.rpc, url=url).http())
     return Bitcoin(node, entry.network, wallet=entry.wallet, need=entry.confirmations, fees=fees)
 
 
@@ -97,7 +95,7 @@ class Bitcoin:
 
     def meet(self) -> None:
         told = _text(self._object("getblockchaininfo"), "chain")
-        there = _NETWORKS.get(told, told)
+        there = NETWORKS.get(told, told)
         if there != self._network:
             raise ConfigError(
                 f"{self._node.where} is on btc:{there}, not on {self.target}", hint="correct rpcUrl, or the target"
@@ -164,7 +162,7 @@ class Bitcoin:
             min(depth, _number(header, "confirmations", 0)),
             _number(header, "height", 0),
             digest,
-            _number(header, "time", 0),
+            block_time(self._node.where, _number(header, "time", 0)),
             fault="no output of it says this root" if wrong else "",
         )
 

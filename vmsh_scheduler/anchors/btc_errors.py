@@ -1,6 +1,6 @@
-"""bitcoind's error numbers (its src/rpc/protocol.h) and texts, as failures that an operator understands."""
+"""bitcoind's own words: error numbers (its src/rpc/protocol.h), texts and names, as an operator understands them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from vmsh_scheduler.anchors.chain import FeeAboveCap, NoFunds, Refused, Underpriced, Unreachable
@@ -10,6 +10,8 @@ from vmsh_scheduler.errors import ConfigError, Denied, Exit, SchedulerError
 GENERAL, NO_SUCH, NO_FUNDS, BAD_PARAMETER, LOCKED = -4, -5, -6, -8, -13
 NO_WALLET, WHICH_WALLET, UNDECODABLE = -18, -19, -22
 MISSING, REJECTED, MINED, WARMING_UP = -25, -26, -27, -28
+NETWORKS: Mapping[str, str] = {"main": "mainnet", "test": "testnet"}
+"""Where getblockchaininfo says it otherwise than targets do."""
 _NO_METHOD = -32601
 _KNOWN = (
     "txn-already-known",

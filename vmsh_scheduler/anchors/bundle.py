@@ -6,8 +6,10 @@ import base64
 import binascii
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,8 +26,8 @@ _README = """\
 Evidence for batch {batch}, root {root}.
 
     python3 -I verify.py            everything in here, without a network
-    python3 -I verify.py FILE       and whether these bytes were sealed
-    python3 -I verify.py --key KEY  and that the ledger is signed by the key you have from elsewhere
+    python3 -I verify.py FILE       and whether these bytes were sealed, and what that rests on
+    python3 -I verify.py --key KEY  and that a ledger signed by the key you have from elsewhere has the batch
 
 Python 3.8 or later, nothing else; -I: nothing that lies beside the script is imported.
 What asks for openssl or a node is printed as the command to run.
@@ -75,8 +77,8 @@ class Bundle:
     def _anchor(self, anchor: Document, receipt: Document) -> None:
         via = anchor.get("via", {})
         root = via.get("root", receipt["batchRoot"])
-        if is_id(via.get("batch")) and self.evidence.batch_path(via["batch"]).exists():
-            self._batch(via["batch"])
+        if is_id(via.get("batch")) and f"batches/{via['batch']}.json" not in self.members:
+            self._above(via["batch"])
         scheme, _, name = anchor["chain"].partition(":")
         if scheme == "local":
             self._ledger(anchor, name)
@@ -84,6 +86,13 @@ class Bundle:
             self._token(anchor, name, root)
         elif "proof" in anchor:
             self._file(anchor, f"attestations/{scheme}-{name}.{Path(anchor['proof']).suffix[1:] or scheme}")
+
+    def _above(self, identity: str) -> None:
+        """The super-batch: the way up to its root is in the receipt, so that it may be missing."""
+        if self.evidence.batch_path(identity).exists():
+            self._batch(identity)
+        elif (said := f"super-batch {identity}: out/batches/{identity}.json is gone") not in self.missing:
+            self.missing.append(said)
 
     def _ledger(self, anchor: Document, name: str) -> None:
         view, place = self.evidence.view(anchor["chain"], anchor["block"]), anchor["block"]
@@ -134,9 +143,10 @@ class Bundle:
                 yield path
 
     def prove(self, path: Path) -> None:
-        """A `vmsh-proof.v1` of a file, where a sound ledger has it; else its batch speaks for it alone."""
+        """A `vmsh-proof.v1` of a file, where a sound ledger or a time stamp has this batch; else the batch speaks for
+        it alone: an older one may have sealed other contents."""
         try:
-            document = proof(self.evidence.root, path, evidence=self.evidence)
+            document = proof(self.evidence.root, path, evidence=self.evidence, only=self.batch.id)
         except NotFound as error:
             self.missing.append(str(error))
             return
@@ -159,7 +169,10 @@ class Bundle:
         return sorted(path[len(_STAMPS) : -len(".tsr")] for path in found)
 
     def write(self, path: Path) -> None:
-        """Whole or not at all."""
+        """Whole or not at all. Usage where there is something else than a regular file: it would be lost."""
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise Usage(f"{path} is there, and no regular file", hint="name a file for the tar")
         disk.replace(path, self.tar())
 
     def tar(self) -> bytes:

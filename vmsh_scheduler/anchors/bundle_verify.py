@@ -162,24 +162,35 @@ def check_members() -> str:
     need(told["format"] == "vmsh-bundle.v1", "bundle.json is of another format")
     for member in told["files"]:
         data = read(member["path"])
-        need(
-            (len(data), "sha256:" + sha256(data).hex()) == (member["size"], member["sha256"]),
-            f"{member['path']} was changed",
-        )
+        found = len(data), "sha256:" + sha256(data).hex()
+        need(found == (member["size"], member["sha256"]), f"{member['path']} was changed")
     listed = {member["path"] for member in told["files"]}
-    need("verify.py" in listed, "bundle.json does not list verify.py")
-    found = {path for part in PARTS for path in names(part)}
-    need(found <= listed, f"bundle.json does not list {sorted(found - listed)[:3]}")
+    for wanted in ("verify.py", f"batches/{told['batch']}.json", f"receipts/{told['batch']}.json"):
+        need(wanted in listed, f"bundle.json does not list {wanted}")
+    others = {path for part in PARTS for path in names(part)} - listed
+    need(not others, f"bundle.json does not list {sorted(others)[:3]}")
     return f"{len(told['files'])} members are as bundled"
 
 
 def names(directory: str) -> list[str]:
     found = []
-    top = os.path.join(HERE, directory)  # noqa: PTH118  # as above
-    for place, _, files in os.walk(top):
+    for place, _, files in os.walk(os.path.join(HERE, directory)):  # noqa: PTH118  # as above
         inside = os.path.relpath(place, HERE).replace(os.sep, "/")
         found += [f"{inside}/{file}" for file in files]
     return sorted(found)
+
+
+def subject() -> tuple[str, str]:
+    """Id and root of the batch that the bundle is of."""
+    told = load("bundle.json")
+    return told["batch"], told["root"]
+
+
+def spoken_of() -> dict[str, str]:
+    """Root by id: the bundle's batch, and the super-batches that its receipt leads to. No other batch belongs here."""
+    anchors = load(f"receipts/{subject()[0]}.json")["anchors"]
+    above = {anchor["via"]["batch"]: anchor["via"]["root"] for anchor in anchors if "via" in anchor}
+    return {**above, **dict([subject()])}
 
 
 def check_batch(name: str) -> str:
@@ -187,28 +198,31 @@ def check_batch(name: str) -> str:
     root, leaves = raw_hash(batch["root"]), batch.get("leaves")
     need(name == f"batches/{batch['id']}.json", f"{name} holds another batch")
     need("digest" not in batch or digest_fits(batch), f"{name}: it does not match its own digest")
-    need("digest" in batch or not {"files", "heads", "batches"} & set(batch), f"{name}: its digest is gone")
-    if leaves is None:
-        return "no leaves in it: the root cannot be recomputed"
-    raw = [raw_hash(leaf) for leaf in leaves]
-    need((tree_root if batch.get("tree") == RFC6962 else v0_root)(raw) == root, f"{name}: leaves do not give its root")
-    if "files" in batch:
-        need([sha256(canonical(file).encode()) for file in batch["files"]] == raw, f"{name}: files are not its leaves")
-    if "heads" in batch:
-        need([sha256(canonical(head).encode()) for head in batch["heads"]] == raw, f"{name}: heads are not its leaves")
-    if "batches" in batch:
-        need([raw_hash(item["root"]) for item in batch["batches"]] == raw, f"{name}: batches are not its leaves")
-    return f"root recomputed from {len(raw)} leaves"
+    lists = {"files", "heads", "batches"} & set(batch)
+    need(not lists or ("digest" in batch and leaves is not None), f"{name}: its digest or its leaves are gone")
+    raw = [raw_hash(leaf) for leaf in leaves or ()]
+    rooted = leaves is None or (tree_root if batch.get("tree") == RFC6962 else v0_root)(raw) == root
+    need(rooted, f"{name}: leaves do not give its root")
+    for part in lists:
+        roots = part == "batches"
+        found = [raw_hash(item["root"]) if roots else sha256(canonical(item).encode()) for item in batch[part]]
+        need(found == raw, f"{name}: {part} are not its leaves")
+    need(spoken_of().get(batch["id"]) == batch["root"], f"{name}: the receipt in here does not speak of it")
+    return f"root recomputed from {len(raw)} leaves" if raw else "no leaves in it: the root cannot be recomputed"
 
 
-def check_receipt(name: str, trusted: list[str], todo: list[tuple[str, str]]) -> str:
+def check_receipt(name: str, trusted: list[str], todo: list[tuple[str, str]], grounds: list[str]) -> str:
+    """`grounds`: gets what the batch rests on, if all of the receipt holds."""
     receipt = load(name)
-    if "eventHash" in receipt:
+    if name.startswith("receipts/events/"):
         return check_event(receipt, name)
     need(digest_fits(receipt), f"{name}: it does not match its own digest")
-    batch = load(f"batches/{receipt['batchId']}.json")
-    need(batch["root"] == receipt["batchRoot"], f"{name}: its root is not that of the batch")
+    need((receipt["batchId"], receipt["batchRoot"]) == subject(), f"{name}: it is not of the bundle's batch")
     said = [check_anchor(anchor, receipt, trusted, todo) for anchor in receipt["anchors"]]
+    need(len(said) > 0, f"{name}: it speaks of no anchor")
+    in_ledger = any(anchor["chain"].startswith("local:") for anchor in receipt["anchors"])
+    need(in_ledger or not trusted, f"{name}: nothing in it is signed by the key that you gave")
+    grounds += said
     return "; ".join(said)
 
 
@@ -218,20 +232,17 @@ def check_event(receipt: dict[str, Any], name: str) -> str:
     for sibling in map(raw_hash, receipt["path"]):
         reached = {sha256(pair) for node in reached for pair in (node + sibling, sibling + node)}
     need(raw_hash(receipt["batchRoot"]) in reached, f"{name}: its path does not lead to the batch root")
-    here = [load(batch)["root"] for batch in names("batches")]
-    need(receipt["batchRoot"] in here, f"{name}: its root is that of no batch in here")
+    need(receipt["batchRoot"] == subject()[1], f"{name}: its root is not that of the bundle's batch")
     return "the event leads to the batch root"
 
 
-def check_anchor(
-    anchor: dict[str, Any], receipt: dict[str, Any], trusted: list[str], todo: list[tuple[str, str]]
-) -> str:
-    root, about = receipt["batchRoot"], receipt["batchId"]
-    via = anchor.get("via")
+def check_anchor(anchor: dict[str, Any], receipt: dict[str, Any], trusted: list[str], todo: list[Any]) -> str:
+    root, about, via = receipt["batchRoot"], receipt["batchId"], anchor.get("via")
+    words = "".join(str(anchor.get(part, "")) for part in ("chain", "tx", "block", "blockHash", "ts"))  # for commands
+    need(re.fullmatch("[A-Za-z0-9:._+/=-]+", words) is not None, "an anchor has characters that no chain's names have")
     if via:
-        need(
-            climbs(leaf_hash(raw_hash(root)), via, raw_hash(via["root"])), "the batch does not lead to its super-batch"
-        )
+        up = climbs(leaf_hash(raw_hash(root)), via, raw_hash(via["root"]))
+        need(up, "the batch does not lead to its super-batch")
         root, about = via["root"], via["batch"]
     scheme, _, name = anchor["chain"].partition(":")
     if scheme == "local":
@@ -239,22 +250,18 @@ def check_anchor(
     if scheme == "rfc3161":
         return check_token(anchor, root, name, todo)
     if scheme == "ots" and "proof" in anchor:
-        need(
-            read(f"attestations/ots-{name}.ots")[33:65] == raw_hash(root), "the OpenTimestamps proof is of another root"
-        )
+        stamped = read(f"attestations/ots-{name}.ots")[33:65]
+        need(stamped == raw_hash(root), "the OpenTimestamps proof is of another root")
     todo += commands(scheme, name, anchor, root)
-    return f"{anchor['chain']} {anchor['tx']}: see below"
+    return f"{anchor['chain']} {anchor['tx']}: not checked here, see below"
 
 
 def check_ledger(anchor: dict[str, Any], root: str, about: str, trusted: list[str]) -> str:
     proof = load(f"ledgers/{anchor['chain'][6:]}-{anchor['block']}.json")
     entry = check_entry(proof, proof["checkpoint"], trusted)
     need((entry["root"], entry["batch"]) == (root, about), "the ledger entry is about another batch")
-    leaf = "sha256:" + leaf_hash(proof["entry"].encode()).hex()
-    need(
-        (leaf, entry["index"], entry["ts"]) == (anchor["tx"], anchor["block"], anchor["ts"]),
-        "the receipt differs from the ledger",
-    )
+    told = "sha256:" + leaf_hash(proof["entry"].encode()).hex(), entry["index"], entry["ts"]
+    need(told == (anchor["tx"], anchor["block"], anchor["ts"]), "the receipt differs from the ledger")
     if entry["file"]:
         need(sha256(read(f"batches/{about}.json")) == raw_hash(entry["file"]), "the batch file is not the one anchored")
     trust = "the key that you gave" if proof["key"] in trusted else f"if you trust {proof['key']}"
@@ -293,7 +300,7 @@ def check_token(anchor: dict[str, Any], root: str, name: str, todo: list[tuple[s
     roots = pem[0] if pem else "ROOTS.pem (of the authority: not in this bundle)"
     command = f"openssl ts -verify -data {place}.root -in {place}.tsr -attime {anchor['ts']} -CAfile {roots}"
     todo.append((f"rfc3161:{name}, signed at {anchor['ts']}", command))
-    return f"rfc3161:{name}: the token is about this root, its signature: see below"
+    return f"rfc3161:{name}: the token is about this root, its signature is not checked here, see below"
 
 
 def commands(scheme: str, name: str, anchor: dict[str, Any], root: str) -> list[tuple[str, str]]:
@@ -301,12 +308,8 @@ def commands(scheme: str, name: str, anchor: dict[str, Any], root: str) -> list[
     if scheme == "eip155":
         ask = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionReceipt", "params": [tx]})
         to = f", a log or the call data of {anchor.get('contract') or 'the transaction'} has the root"
-        return [
-            (
-                what + f"; status 0x1, block {anchor['block']}{to}",
-                f"curl -s YOUR_NODE -H 'Content-Type: application/json' -d '{ask}'",
-            )
-        ]
+        what += f"; status 0x1, block {anchor['block']}{to}"
+        return [(what, f"curl -s YOUR_NODE -H 'Content-Type: application/json' -d '{ask}'")]
     if scheme == "btc":
         block = anchor.get("blockHash", "")
         return [(f"{what}: an output 6a225256{digits}", f"bitcoin-cli getrawtransaction {tx} 1 {block}".rstrip())]
@@ -316,49 +319,55 @@ def commands(scheme: str, name: str, anchor: dict[str, Any], root: str) -> list[
 
 
 def check_proof(name: str, trusted: list[str]) -> str:
-    """vmsh-proof.v1: file -> batch -> (super-batch) -> ledger entry -> signed checkpoint."""
+    """vmsh-proof.v1: file -> batch -> (super-batch) -> ledger entry -> signed checkpoint; or -> the receipt."""
     proof = load(name)
     need(proof["format"] == "vmsh-proof.v1", f"{name} is of another format")
+    need(digest_fits(proof), f"{name}: it does not match its own digest")
     file, batch, above = proof["file"], proof["batch"], proof.get("superBatch")
-    need(
-        climbs(leaf_hash(sha256(canonical(file).encode())), batch, raw_hash(batch["root"])),
-        "the file is not in the batch",
-    )
+    need((batch["id"], batch["root"]) == subject(), f"{name}: it is not of the bundle's batch")
+    leaf = leaf_hash(sha256(canonical(file).encode()))
+    need(climbs(leaf, batch, raw_hash(batch["root"])), "the file is not in the batch")
+    stamps, known = proof.get("anchors", []), load(f"receipts/{batch['id']}.json")["anchors"]
+    need(all(stamp in known for stamp in stamps), "a time stamp in it is not in the receipt")
+    if "ledger" not in proof:
+        need(len(stamps) > 0, "it leads to no ledger entry and to no time stamp")
+        return f"{file['path']} is in batch {batch['id']}, stamped: {', '.join(stamp['chain'] for stamp in stamps)}"
     if above:
-        need(
-            climbs(leaf_hash(raw_hash(batch["root"])), above, raw_hash(above["root"])),
-            "the batch is not in the super-batch",
-        )
+        up = climbs(leaf_hash(raw_hash(batch["root"])), above, raw_hash(above["root"]))
+        need(up, "the batch is not in the super-batch")
     entry = check_entry(proof["ledger"], proof["checkpoint"], trusted)
     top = above or batch
     need((entry["root"], entry["batch"]) == (top["root"], top["id"]), "the ledger entry is about another batch")
     return f"{file['path']} is in batch {batch['id']}"
 
 
-def check_file(path: str) -> str:
-    """A file that you have: is it, byte for byte, one that a batch of this bundle sealed?"""
+def check_file(path: str, grounds: list[str]) -> str:
+    """A file that you have: is it, byte for byte, one that the batch of this bundle sealed, and on what grounds?"""
     with open(path, "rb") as file:
         data = file.read()
-    told = "sha256:" + sha256(data).hex(), len(data)
-    for name in names("batches"):
-        for sealed in load(name).get("files", ()):
-            if (sealed["sha256"], sealed["size"]) == told:
-                return f"sealed as {sealed['path']} in {name}"
-    raise Fault("no batch of this bundle sealed these bytes")
+    told, name = ("sha256:" + sha256(data).hex(), len(data)), f"batches/{subject()[0]}.json"
+    check_batch(name)
+    for sealed in load(name).get("files", ()):
+        if (sealed["sha256"], sealed["size"]) == told:
+            need(len(grounds) > 0, f"listed as {sealed['path']} in {name}, whose receipt does not hold")
+            return f"sealed as {sealed['path']} in {name}, which rests on: {'; '.join(grounds)}"
+    raise Fault("the batch of this bundle did not seal these bytes")
 
 
-def say(ok: bool, subject: str, detail: str) -> bool:
-    sys.stdout.write(f"{'ok  ' if ok else 'FAIL'} {subject}: {detail}\n")
-    return ok
+def say(text: str) -> None:
+    """In one line, whatever stands in the bundle: a name in it could show a line of its own."""
+    sys.stdout.write("".join(letter if letter.isprintable() else "?" for letter in text) + "\n")
 
 
-def checked(subject: str, check: object, *arguments: object) -> bool:
+def checked(what: str, check: object, *arguments: object) -> bool:
     try:
-        return say(True, subject, check(*arguments))  # type: ignore[operator]  # a function of this file
+        say(f"ok   {what}: {check(*arguments)}")  # type: ignore[operator]  # a function of this file
+        return True
     except Fault as fault:
-        return say(False, subject, str(fault))
+        say(f"FAIL {what}: {fault}")
     except Exception as error:  # whatever a changed byte leads to
-        return say(False, subject, f"cannot be read: {type(error).__name__}: {error}"[:300])
+        say(f"FAIL {what}: cannot be read: {type(error).__name__}: {error}"[:300])
+    return False
 
 
 def main(arguments: list[str]) -> int:
@@ -373,15 +382,17 @@ def main(arguments: list[str]) -> int:
         else:
             files.append(word)
     todo: list[tuple[str, str]] = []
+    grounds: list[str] = []
     good = [checked("bundle", check_members)]
     good += [checked(name, check_batch, name) for name in names("batches")]
-    good += [checked(name, check_receipt, name, trusted, todo) for name in names("receipts")]
+    good += [checked(name, check_receipt, name, trusted, todo, grounds) for name in names("receipts")]
     good += [checked(name, check_proof, name, trusted) for name in names("proofs")]
-    good += [checked(path, check_file, path) for path in files]
+    good += [checked(path, check_file, path, grounds) for path in files]
     for what, command in todo:
-        sys.stdout.write(f"NOT CHECKED {what}:\n     {command}\n")
+        say(f"NOT CHECKED {what}:")
+        say(f"     {command}")
     verdict = "all that can be checked here holds" if all(good) else "SOMETHING DOES NOT HOLD"
-    sys.stdout.write(f"{verdict}; {len(todo)} commands left to run\n")
+    say(f"{verdict}; {len(todo)} commands left to run")
     return int(not all(good))
 
 

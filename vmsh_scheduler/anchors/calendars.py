@@ -3,7 +3,6 @@
 Calendars are trusted with nothing: they see a blinded value, and what they answer is checked against Bitcoin or said
 to be unchecked. But an answer names the address of whoever will hold the proof: only those that are known are asked."""
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ WELL_KNOWN = (
 _HEADERS = {"Accept": "application/vnd.opentimestamps.v1"}
 _SPARE_S = 5.0
 """For looking up names, which no time limit of a socket ends."""
-_WORDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +36,9 @@ class Reply:
     calendar: str
     """URL without anything secret."""
     body: bytes = b""
+    """Empty without a fault: there is nothing to fetch yet."""
     fault: str = ""
     """Why there is no answer."""
-    waiting: str = ""
-    """There is nothing to fetch yet: its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ def _ask_one(
 def _reply(name: str, at: Endpoint, ask: Ask, timeout_s: float) -> Reply:
     status, body = fetch.fetch(at, ask, timeout_s=timeout_s, limit=ANSWER_LIMIT)
     if status == 404 and ask.body is None:
-        return Reply(name, waiting=_words(body) or "nothing yet")
+        return Reply(name)
     fault = _fault(status, body)
     return Reply(name, fault=f"{at.where} {fault}") if fault else Reply(name, body)
 
@@ -134,8 +131,3 @@ def _fault(status: int, body: bytes) -> str:
 def _fits(uri: str, pattern: str) -> bool:
     """`*` stands for names within one domain, never for a part of another one."""
     return fnmatchcase(uri, pattern.rstrip("/")) and uri.count("/") == pattern.rstrip("/").count("/")
-
-
-def _words(body: bytes) -> str:
-    """Of a stranger: one short line."""
-    return re.sub(r"[^A-Za-z0-9#.,; -]+", "_", body[:_WORDS].decode("ascii", "replace"))

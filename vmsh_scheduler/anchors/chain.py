@@ -84,7 +84,7 @@ class Chain(Protocol):
 
     @property
     def account(self) -> str:
-        """Whose money; no two processes sign for one (chain, account) at a time."""
+        """Whose money; its nonces or coins are asked for by who holds `Book.signing`."""
         ...
 
     @property

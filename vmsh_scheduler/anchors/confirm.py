@@ -1,13 +1,12 @@
 """Open submissions of one target, looked at again: deeper, final, out of its block, stuck, or lost and due again."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid
-from vmsh_scheduler.anchors.subject import read_subject
+from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
 from vmsh_scheduler.domain.batch import Document
 from vmsh_scheduler.errors import ConfigError, Denied, SchedulerError
@@ -39,22 +38,21 @@ class Deepening:
         for before in self.book.unfinished():
             try:
                 after = self._step(before)
+                if after != before:
+                    changed.append(after.moved(before, now_s()))
+                warnings += self._recorded(after)
             except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
                 warnings.append(f"batch {before.batch}: {before.tx}: {error}")
-                continue
-            if after != before:
-                changed.append(after.moved(before, now_s()))
-            warnings += self._recorded(after)
-        return {**self.standing(), "changed": changed[:_LISTED], "warnings": warnings[:20]}
+        standing = self.standing()
+        damaged = [f"batch {batch}: {error}" for batch, error in self.book.damaged.items()]
+        return {**standing, "changed": changed[:_LISTED], "warnings": [*damaged, *warnings][:20]}
 
     def standing(self) -> Document:
         """By the book alone."""
-        every = list(self.book.every())
-        left = [one for one in every if one.phase in OPEN]
-        oldest = max((max(0, now_s() - one.signed_at) for one in left), default=0)
-        phases = dict(Counter(str(one.phase) for one in every))
+        (left, phases), now = self.book.standing(), now_s()
+        oldest = max((one.age(now) for one in left), default=0)
         about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
-        late = [one for one in left if one.phase in UNMINED and now_s() - one.signed_at > self.limits.alarm_after_s]
+        late = [one for one in left if one.phase in UNMINED and one.age(now) > self.limits.alarm_after_s]
         overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:_LISTED]]
         return {**about, "oldest_open_s": oldest, **({"code": "overdue", "overdue": overdue} if late else {})}
 
@@ -62,7 +60,7 @@ class Deepening:
         now = transact.looked(self.chain, self.book, before) if before.phase in OPEN else before
         if now.phase not in UNMINED:
             return now
-        with self.book.signing(self.chain.account):
+        with self.book.signing():
             return self._moved(self.book.get(now.batch) or now)
 
     def _moved(self, now: Submission) -> Submission:
@@ -108,10 +106,8 @@ class Deepening:
     def _recorded(self, submission: Submission) -> list[str]:
         if submission.told:
             return []
-        file = self.facts.root / "out" / "batches" / f"{submission.batch}.json"
-        about = {"batch": {"id": submission.batch, "root": submission.root, "file": str(file)}}
         try:
-            subject = read_subject(Facts({**about, "namespace": submission.namespace}, {}))
+            subject = subject_of(self.facts.root / "out", submission)
         except (Invalid, OSError) as error:
             return [f"batch {submission.batch}: no receipt: {error}"]
         return transact.tell(self.book, self.facts.root / "out", subject, submission)[1]

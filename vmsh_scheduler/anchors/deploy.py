@@ -10,13 +10,13 @@ from typing import Any
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.chain import Refused, Signed, Unreachable
 from vmsh_scheduler.anchors.ethereum import Transaction, address_bytes, checksummed, keccak, rlp, transaction_hash
-from vmsh_scheduler.anchors.evm import Evm
+from vmsh_scheduler.anchors.evm import Evm, chain_of
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Corrupt
-from vmsh_scheduler.anchors.rails import open_chain
+from vmsh_scheduler.anchors.rail_entry import evm_rail
 from vmsh_scheduler.anchors.submission import Book
 from vmsh_scheduler.domain.batch import Document, digest_holds, load, render, slug, with_digest
-from vmsh_scheduler.errors import ConfigError
+from vmsh_scheduler.errors import Usage
 
 BYTECODE = Path(__file__).parent / "contract" / "BatchAnchor.bin"
 WAIT_S = 180.0
@@ -43,13 +43,16 @@ class Deployment:
 
 
 def run(facts: Facts) -> Document:
-    """The verb: {target, rail, again}. Unreachable when it is in no block yet: the same again goes on."""
-    chain = open_chain(facts)
-    if not isinstance(chain, Evm):
-        raise ConfigError(f"{chain.target} has no contracts", hint="the target must be eip155:<chainId>")
+    """The verb: {target, rail, again, off}; `off` names the setting by which nothing may be written to chains.
+    Unreachable when it is in no block yet: the same again goes on."""
+    off = facts.text("off") or ("env ANCHOR_WRITE_ENABLED" if facts.environ.get("ANCHOR_WRITE_ENABLED") == "0" else "")
+    if off:
+        told = f"nothing may be written to chains: anchor_write_enabled is off ({off})"
+        raise Usage(told, hint="turn it on to deploy; nothing was signed")
+    chain = chain_of(facts, evm_rail(facts))
     chain.meet()
     book, path = Book(facts.root / "out", chain.target), _path(facts.root, chain.target)
-    with book.signing(chain.account):
+    with book.signing():
         deployment = _sent(chain, path, again=facts.document.get("again") is True)
     return _awaited(chain, path, deployment).document()
 
@@ -59,18 +62,44 @@ def _path(root: Path, target: str) -> Path:
 
 
 def _sent(chain: Evm, path: Path, *, again: bool) -> Deployment:
-    known = _read(path)
-    if known is not None and known.done and not again:
-        return known
-    if known is None or known.done:
-        known = _signed(chain)
-        _keep(path, known)
+    before = _read(path)
+    if before is not None and before.done and not again:
+        return before
+    if before is not None and not before.done:
+        return _sent_again(chain, path, before)
+    fresh = _signed(chain)
+    _keep(path, fresh)
+    try:
+        chain.send(Signed(fresh.tx, fresh.raw))
+    except Refused:
+        if not chain.knows(fresh.tx):
+            _forget(path, before)  # nobody has it: the next one is signed anew
+            raise
+    return fresh
+
+
+def _sent_again(chain: Evm, path: Path, known: Deployment) -> Deployment:
+    """Refused now, it may have been taken then: another one is signed only once this one never can be mined."""
     try:
         chain.send(Signed(known.tx, known.raw))
-    except Refused:
-        path.unlink(missing_ok=True)  # nobody has it: the next one is signed anew
+    except Refused as error:
+        if chain.knows(known.tx):
+            return known
+        if known.sender == chain.account and chain.lost(Signed(known.tx, known.raw, {"nonce": known.nonce})):
+            _forget(path, None)
+            raise
+        error.hint = (
+            f"{known.tx} may be mined yet, so no other is signed: say the same again later, or move {path} away"
+        )
         raise
     return known
+
+
+def _forget(path: Path, before: Deployment | None) -> None:
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        _keep(path, before)
 
 
 def _signed(chain: Evm) -> Deployment:
@@ -87,7 +116,7 @@ def _awaited(chain: Evm, path: Path, deployment: Deployment) -> Deployment:
     while not deployment.done:
         receipt = chain.node.receipt(deployment.tx)
         if receipt is not None and receipt.get("blockNumber") is not None:
-            deployment = _mined(chain, deployment, receipt)
+            deployment = _mined(chain, path, deployment, receipt)
             _keep(path, deployment)
         elif time.monotonic() > until:
             raise Unreachable(f"{deployment.tx} is in no block yet", hint="say the same again to go on")
@@ -96,9 +125,13 @@ def _awaited(chain: Evm, path: Path, deployment: Deployment) -> Deployment:
     return deployment
 
 
-def _mined(chain: Evm, deployment: Deployment, receipt: Any) -> Deployment:
-    if receipt.get("status") != "0x1" or not chain.node.has_code(deployment.address):
-        raise Refused(f"{deployment.tx} was reverted", hint="deploy again with --again")
+def _mined(chain: Evm, path: Path, deployment: Deployment, receipt: Any) -> Deployment:
+    if receipt.get("status") != "0x1":
+        path.unlink(missing_ok=True)  # it made nothing: the next one is signed anew
+        raise Refused(f"{deployment.tx} was reverted", hint="say the same again: another one is signed, and paid for")
+    if not chain.node.has_code(deployment.address):
+        told = f"{deployment.tx} is in a block, and {chain.node.rpc.where} has no code at {deployment.address}"
+        raise Unreachable(told, hint="say the same again to go on")
     return replace(deployment, block=int(receipt["blockNumber"], 16), done=True)
 
 

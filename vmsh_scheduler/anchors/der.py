@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-SEQUENCE = 0x30
 _CERTIFICATES = 0xA0
 _BIT_STRING = 0x03
 

@@ -1,14 +1,16 @@
 """Files as the anchors need them: whole or not at all, durable, locked, never larger than expected."""
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vmsh_scheduler.anchors.failures import Invalid
-from vmsh_scheduler.errors import Busy
+from vmsh_scheduler.errors import Busy, Denied
 
 BATCH_LIMIT = 256 << 20
 """Bytes of a batch file; about a million sealed files."""
@@ -18,9 +20,17 @@ SMALL_LIMIT = 4 << 20
 
 def read(path: Path, limit: int) -> bytes:
     """Whole file; Invalid when larger than `limit` or no regular file (a FIFO never blocks)."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(handle, "rb") as file:
-        raw = file.read(limit + 1)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise Invalid(f"{path} is no regular file")
+        with open(handle, "rb", closefd=False) as file:
+            raw = file.read(limit + 1)
+    finally:
+        os.close(handle)
     if len(raw) > limit:
         raise Invalid(f"{path} is larger than {limit} bytes")
     return raw
@@ -31,6 +41,16 @@ def read_if_there(path: Path, limit: int) -> bytes | None:
         return read(path, limit)
     except FileNotFoundError:
         return None
+
+
+def check_private(path: Path, *, group: bool = False) -> None:
+    """Denied unless only its owner (`group`: and its group) may read it, and that is who runs this, or root."""
+    found = path.stat()
+    if found.st_mode & (0o007 if group else 0o077):
+        who, how = ("everybody", "o-rwx") if group else ("others", "600")
+        raise Denied(f"{path} can be read by {who}", hint=f"chmod {how} {path}")
+    if found.st_uid not in (0, os.geteuid()):
+        raise Denied(f"{path} belongs to another user", hint="chown it to the one that runs this, or to root")
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -46,6 +46,8 @@ class Evidence:
         self.out = self.root / "out"
         self.online = online
         """None: no node is asked."""
+        self.told: dict[str, set[str]] = {}
+        """Chains that the receipts read so far speak of, by batch."""
         self._chains: dict[str, Chains] = {}
 
     @cached_property

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmsh_scheduler.anchors import rpc
-from vmsh_scheduler.anchors.chain import Anchor, Refused, Seen, Signed
+from vmsh_scheduler.anchors.chain import Anchor, FeeAboveCap, NoFunds, Refused, Seen, Signed
 from vmsh_scheduler.anchors.ethereum import Fees, Key, Transaction, checksummed, is_address, transaction_hash
 from vmsh_scheduler.anchors.evm_call import Call
-from vmsh_scheduler.anchors.evm_errors import FeeAboveCap, Meaning, NoFunds, failure, meaning
+from vmsh_scheduler.anchors.evm_errors import Meaning, failure, meaning
 from vmsh_scheduler.anchors.evm_node import GWEI, Caps, Node, gwei
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.rail_entry import EvmRail, evm_rail
@@ -56,7 +56,7 @@ class Evm:
         self.node.meet(self.chain_id)
 
     def sign(self, anchor: Anchor) -> Signed:
-        """With the next free nonce: the caller holds the account's lock."""
+        """With the next free nonce: the caller holds `Book.signing`."""
         call = Call(self.account, self.contract, self.memo if self.contract else "", self.persist)
         if call.contract and not self.node.has_code(call.contract):
             raise ConfigError(
@@ -98,11 +98,12 @@ class Evm:
             self.node.rpc.call("eth_sendRawTransaction", signed.raw)
         except rpc.RpcError as error:
             found = meaning(error)
-            known = found is Meaning.KNOWN or (found is Meaning.NONCE_SPENT and self._knows(signed.tx))
+            known = found is Meaning.KNOWN or (found is Meaning.NONCE_SPENT and self.knows(signed.tx))
             if not known:
                 raise failure(error, self.account) from None
 
-    def _knows(self, tx: str) -> bool:
+    def knows(self, tx: str) -> bool:
+        """In a block or waiting for one."""
         return self.node.receipt(tx) is not None or self.node.transaction(tx) is not None
 
     def find(self, signed: Signed, anchor: Anchor) -> Seen | None:
@@ -114,7 +115,7 @@ class Evm:
         at = self.node.tip() + 1 - min(max(self.need, 1), _STATE_BLOCKS)
         if type(nonce) is not int or at < 0 or self.node.nonce(self.account, hex(at)) <= nonce:
             return False
-        return not self._knows(signed.tx)
+        return not self.knows(signed.tx)
 
     def hurried(self, signed: Signed, anchor: Anchor) -> Signed | None:
         """The same nonce, at least 12.5 % dearer; None at the cap."""
@@ -142,10 +143,10 @@ def opened(facts: Facts) -> Opened:
     """ConfigError naming the field that is wrong."""
     rail = evm_rail(facts)
     stuck = STUCK_AFTER_S if rail.replace_after_s is None else int(rail.replace_after_s)
-    return Opened(_chain(facts, rail), WAIT_S, stuck)
+    return Opened(chain_of(facts, rail), WAIT_S, stuck)
 
 
-def _chain(facts: Facts, rail: EvmRail) -> Evm:
+def chain_of(facts: Facts, rail: EvmRail) -> Evm:
     key = Key.read(rail.key)
     if key is None:
         raise ConfigError("anchors.yaml: eip155: key: is no private key", hint="64 hex digits, with or without 0x")
@@ -162,7 +163,7 @@ def _chain(facts: Facts, rail: EvmRail) -> Evm:
 
 
 def node_of(rail: EvmRail) -> Node:
-    return Node(rpc.Rpc(rpc.endpoint(rail.rpc.url, user=rail.rpc.user, password=rail.rpc.password)))
+    return Node(rpc.Rpc(rail.rpc.http()))
 
 
 @dataclass(frozen=True, slots=True)

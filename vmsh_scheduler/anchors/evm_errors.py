@@ -3,10 +3,7 @@
 import re
 from enum import Enum
 
-from vmsh_scheduler.anchors.chain import FeeAboveCap as FeeAboveCap
-from vmsh_scheduler.anchors.chain import NoFunds as NoFunds
-from vmsh_scheduler.anchors.chain import Refused, Unreachable
-from vmsh_scheduler.anchors.chain import Underpriced as Underpriced
+from vmsh_scheduler.anchors.chain import NoFunds, Refused, Underpriced, Unreachable
 from vmsh_scheduler.anchors.rpc import RpcError
 from vmsh_scheduler.errors import Exit
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmsh_scheduler.anchors.chain import Anchor, Seen
+from vmsh_scheduler.anchors.chain import Anchor, FeeAboveCap, Seen
 from vmsh_scheduler.anchors.ethereum import Fees
 from vmsh_scheduler.anchors.evm_call import Call
-from vmsh_scheduler.anchors.evm_errors import FeeAboveCap
-from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError
+from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError, block_time
 from vmsh_scheduler.errors import ConfigError
 
 GWEI = 10**9
@@ -53,7 +52,10 @@ class Node:
         return self.number("eth_getBalance", account, "latest")
 
     def has_code(self, address: str) -> bool:
-        return len(str(self.rpc.call("eth_getCode", address, "latest"))) > 2
+        code = self.rpc.call("eth_getCode", address, "latest")
+        if not isinstance(code, str):
+            raise NotRpc(f"{self.rpc.where}: eth_getCode gave no code")
+        return len(code) > 2
 
     def tip(self) -> int:
         """Number of the newest block."""
@@ -79,8 +81,8 @@ class Node:
         if block is None or not _hash(block.get("hash")) or block["hash"] != receipt.get("blockHash"):
             return Seen()
         depth = max(1, self.tip() - number + 1)
-        fault = self._fault(tx, receipt, call, anchor)
-        return Seen(depth, number, block["hash"], self._number("timestamp", block.get("timestamp")), fault)
+        ts = block_time(self.rpc.where, self._number("timestamp", block.get("timestamp")))
+        return Seen(depth, number, block["hash"], ts, self._fault(tx, receipt, call, anchor))
 
     def fees(self, caps: Caps) -> Fees:
         """Twice the base fee and a tip, so that it stays good for several full blocks; never above the cap."""

@@ -68,6 +68,15 @@ class Facts:
         return (seed_layout if seed_layout.is_dir() else self.root / "state") / "keys"
 
     @property
+    def namespace(self) -> str:
+        return self.text("namespace", "VMSH_NAMESPACE")
+
+    @property
+    def cadence(self) -> str:
+        """Its level's name."""
+        return self.text("cadence", "VMSH_CADENCE")
+
+    @property
     def credentials(self) -> Path | None:
         """systemd's LoadCredential directory."""
         told = self.text("credentials", "CREDENTIALS_DIRECTORY")

@@ -22,8 +22,16 @@ def after(facts: Facts, result: Document) -> list[str]:
     argv = facts.texts("on_anchor")
     if not argv or "attestation" not in result:
         return []
-    told = {name: facts.document[name] for name in _TOLD if name in facts.document}
-    told |= {name: result[name] for name in ("attestation", "attestations", "phase") if name in result}
+    about = {name: facts.document[name] for name in _TOLD if name in facts.document}
+    return [said for one in (*result.get("also", ()), result) for said in _told(facts, argv, {**about, **_news(one)})]
+
+
+def _news(result: Document) -> Document:
+    """`batch` where it is another one than was asked for."""
+    return {name: result[name] for name in ("batch", "attestation", "attestations", "phase") if name in result}
+
+
+def _told(facts: Facts, argv: list[str], told: Document) -> list[str]:
     try:
         # its output goes to our stderr: the last line of stdout is the result
         done = subprocess.run(

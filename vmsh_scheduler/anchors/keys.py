@@ -1,13 +1,12 @@
 """The signing key of a ledger: a 0600 file made at first use, or a systemd credential."""
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.note import Signer
-from vmsh_scheduler.errors import ConfigError, Denied
+from vmsh_scheduler.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class KeyPlace:
         raw = disk.read_if_there(path, disk.SMALL_LIMIT)
         if raw is None:
             return None
-        _check_private(path)
+        disk.check_private(path)
         return Signer.read(raw.decode(errors="replace"))
 
     def make(self, ledger: str, origin: str) -> Signer:
@@ -41,14 +40,6 @@ class KeyPlace:
             signer = Signer(origin, secrets.token_bytes(32))
             disk.replace(self.directory / f"{ledger}.ed25519", signer.text().encode() + b"\n", mode=0o600)
             return signer
-
-
-def _check_private(path: Path) -> None:
-    found = path.stat()
-    if found.st_mode & 0o077:
-        raise Denied(f"{path} can be read by others", hint=f"chmod 600 {path}")
-    if found.st_uid not in (0, os.geteuid()):
-        raise Denied(f"{path} belongs to another user")
 
 
 def signer_for(place: KeyPlace, ledger: str, origin: str, *, known: bool) -> Signer:

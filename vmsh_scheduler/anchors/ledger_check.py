@@ -27,6 +27,8 @@ class View:
     remark: str = ""
     read_to: int = 0
     """Bytes of the entries file by then."""
+    published: bool = True
+    """The file `checkpoint` is there."""
 
     def about(self, batch: str) -> list[Anchored]:
         """What was anchored under this batch id."""
@@ -50,6 +52,8 @@ class View:
         entry = self.entries[block]
         if entry.about.root != root:
             return f"entry {block} of ledger {self.name!r} is about another root"
+        if not self.published:
+            return f"the file `checkpoint` of ledger {self.name!r} is gone: it was written before any receipt"
         if (entry.tx, entry.ts, self.verifier.name) != (anchor["tx"], anchor["ts"], anchor.get("memo")):
             return f"the attestation differs from entry {block} of ledger {self.name!r}"
         return ""
@@ -86,9 +90,10 @@ def _read(place: Place) -> View:
     with disk.locked(place.directory):
         now = _Snapshot(size_of(place.entries), size_of(place.notes), _checkpoint(place))
     entries, rest, notes = _signed_entries(place, now, verifier)
-    remarks = [_check_newest(now.checkpoint, notes), *_unsigned(rest, len(entries))]
+    remarks = [_check_newest(now.checkpoint, notes, is_tailed=place.tail.exists()), *_unsigned(rest, len(entries))]
     remark = "; ".join(part for part in remarks if part)
-    return View(place.directory.name, verifier, tuple(entries), notes[-1] if notes else "", remark, now.entries)
+    note, published = notes[-1] if notes else "", now.checkpoint is not None
+    return View(place.directory.name, verifier, tuple(entries), note, remark, now.entries, published)
 
 
 def _signed_entries(place: Place, now: _Snapshot, verifier: Verifier) -> tuple[list[Entry], list[Line], list[str]]:
@@ -128,9 +133,10 @@ def _check_note(note: str, verifier: Verifier, tree: merkle.Compact) -> None:
         raise Corrupt(f"checkpoint {tree.size}: signed root is not that of the entries")
 
 
-def _check_newest(raw: bytes | None, notes: list[str]) -> str:
-    """A writer that died between its last two writes leaves the checkpoint before; anything else is a change."""
-    if raw is None and len(notes) <= 1:
+def _check_newest(raw: bytes | None, notes: list[str], *, is_tailed: bool) -> str:
+    """A writer that died between its last two writes leaves the checkpoint before; anything else is a change. The tail
+    is written after it."""
+    if raw is None and len(notes) <= 1 and not is_tailed:
         return "no checkpoint file yet" if notes else ""
     kept = [note.encode() for note in notes]
     if raw is None or raw not in kept:

@@ -20,8 +20,7 @@ def run(facts: Facts) -> Document:
         warnings = [*subject.warnings, *_dropped(ledger)]
         attestation = _attestation(name, ledger, appended)
     covered = receipts.covered_by(subject.batch, subject.document, subject.members)
-    told = {"namespace": facts.text("namespace", "VMSH_NAMESPACE"), "cadence": facts.text("cadence", "VMSH_CADENCE")}
-    warnings += receipts.record(out, covered, attestation, **told)
+    warnings += receipts.record(out, covered, attestation, namespace=facts.namespace, cadence=facts.cadence)
     return _result(appended, attestation, warnings)
 
 
@@ -44,8 +43,8 @@ def _about(facts: Facts, subject: Subject) -> Anchored:
     return Anchored(
         batch=subject.batch.id,
         root=subject.batch.root,
-        namespace=facts.text("namespace", "VMSH_NAMESPACE"),
-        cadence=facts.text("cadence", "VMSH_CADENCE"),
+        namespace=facts.namespace,
+        cadence=facts.cadence,
         key=facts.text("idempotency_key", "VMSH_IDEMPOTENCY_KEY"),
         file=subject.file,
     )

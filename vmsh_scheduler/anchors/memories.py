@@ -18,6 +18,7 @@ from vmsh_scheduler.errors import Busy
 COLUMNS = (*LEAF_COLUMNS, "merkle_root")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(Z|\+00:00)")
 _WAIT_S = 30.0
+_RESTORE = "restore it, or move it away"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS memories (id TEXT PRIMARY KEY, timestamp TEXT NOT NULL, type TEXT NOT NULL, component TEXT,
     version TEXT, hash TEXT, sig TEXT, data TEXT, merkle_root TEXT);
@@ -52,15 +53,15 @@ class Memories:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, memory: Memory, beside: Callable[[Memory], None]) -> bool:
-        """False: the id is there. `beside` writes what belongs to the row before it is committed, so that no row is
-        ever without it. Raises Corrupt, Busy."""
+    def add(self, memory: Memory, beside: Callable[[Memory], None]) -> Memory | None:
+        """The row as it stands there now; None: the id was there. `beside` writes what belongs to the row before it
+        is committed, so that no row is ever without it. Raises Corrupt, Busy."""
         disk.make_directory(self.path.parent)
         with self._open() as database:
             database.executescript(_SCHEMA)
             database.execute("BEGIN IMMEDIATE")
             if database.execute("SELECT 1 FROM memories WHERE id = ?", (memory.id,)).fetchone():
-                return False
+                return None
             tree, last = self._edge(database)
             memory = replace(memory, timestamp=_after(memory.id, *last))
             tree = tree.append(leaf(asdict(memory)))
@@ -68,7 +69,7 @@ class Memories:
             self._insert(database, memory, tree)
             beside(memory)
             database.commit()
-        return True
+        return memory
 
     def find(self, identity: str) -> Memory | None:
         """Also where there is no database yet."""
@@ -82,6 +83,7 @@ class Memories:
     def rows(self) -> Iterator[dict[str, Any]]:
         """All, in the order of the tree (timestamp, id); read once, without holding anybody up for long."""
         with self._open("rw") as database:  # "ro" could not undo what a killed writer left
+            _intact(self.path, database)
             yield from _in_order(database)
 
     @contextmanager
@@ -93,10 +95,10 @@ class Memories:
                 yield database
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_ERROR")):
-                raise Corrupt(f"{self.path}: {error}") from None
+                raise Corrupt(f"{self.path}: {error}", hint=_RESTORE) from None
             raise Busy(f"{self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
-            raise Corrupt(f"{self.path}: {error}", hint="restore it, or move it away") from None
+            raise Corrupt(f"{self.path}: {error}", hint=_RESTORE) from None
 
     def _edge(self, database: sqlite3.Connection) -> tuple[MemoryTree, tuple[str, str]]:
         """From the cache if the newest row and the last of the tree are those that it knows, else from all rows."""
@@ -128,6 +130,13 @@ def leaf_of(row: dict[str, Any]) -> str:
         return leaf(row)
     except (TypeError, ValueError):
         raise Corrupt(f"memory {row['id']!r} cannot be written as JSON") from None
+
+
+def _intact(path: Path, database: sqlite3.Connection) -> None:
+    """A query takes columns from an index where it can: table and indexes have to say the same."""
+    (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise Corrupt(f"{path}: {found}", hint="restore it, or move it away")
 
 
 def _in_order(database: sqlite3.Connection) -> Iterator[dict[str, Any]]:

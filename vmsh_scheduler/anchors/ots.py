@@ -67,7 +67,7 @@ def looker(facts: Facts) -> OtsLooker | None:
 
 def blinded(desk: Desk, subject: Subject) -> Submission:
     """What the book has for the batch, made now if it has nothing: the nonce is on disk before anybody is asked."""
-    with desk.book.signing(ACCOUNT):
+    with desk.book.signing():
         known = desk.book.get(subject.batch.id)
         if known is not None and known.root != subject.batch.root:
             raise Corrupt(f"batch {known.batch} was stamped with another root", hint="see out/submissions")
@@ -84,8 +84,8 @@ def _fresh(desk: Desk, subject: Subject) -> Submission:
         tx=hash_text(ots_proof.commitment(hash_bytes(subject.batch.root), nonce)),
         raw="",
         signed_at=now_s(),
-        namespace=desk.facts.text("namespace", "VMSH_NAMESPACE"),
-        cadence=desk.facts.text("cadence", "VMSH_CADENCE"),
+        namespace=desk.facts.namespace,
+        cadence=desk.facts.cadence,
         need=desk.depth,
         details={"nonce": nonce.hex()},
     )

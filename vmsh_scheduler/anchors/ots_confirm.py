@@ -3,7 +3,6 @@
 With a bitcoind (`btc` of the rail) only what its block headers bear out is taken, and a block that leaves the chain
 reopens the proof. Without one the calendars' word for the block is all there is, and receipts say so."""
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -12,11 +11,12 @@ from vmsh_scheduler.anchors.calendars import Reply
 from vmsh_scheduler.anchors.chain import Seen, Unreachable
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid
-from vmsh_scheduler.anchors.ots_desk import ACCOUNT, Desk, open_desk
+from vmsh_scheduler.anchors.ots_desk import Desk, open_desk
 from vmsh_scheduler.anchors.ots_proof import Contents, InBlock, Promise
-from vmsh_scheduler.anchors.subject import read_subject
-from vmsh_scheduler.anchors.submission import OPEN, Phase, Submission
+from vmsh_scheduler.anchors.subject import subject_of
+from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Phase, Submission
 from vmsh_scheduler.domain.batch import Document, hash_bytes
+from vmsh_scheduler.errors import SchedulerError
 
 LONGEST_WAIT_S = 600
 """Between two questions about one batch; calendars are somebody's gift."""
@@ -26,7 +26,6 @@ ROUNDS = 3
 """An answer may promise a proof by yet another calendar."""
 _MOST_PROMISES = 32
 _LISTED = 100
-_WAITING = frozenset({Phase.SIGNED, Phase.SUBMITTED, Phase.REORGED})
 
 
 @dataclass(slots=True)
@@ -46,10 +45,14 @@ class Deepening:
             self.desk.headers.meet()
         changed = []
         for before in self._work():
-            after = self._step(before)
+            try:
+                after = self._step(before)
+            except Invalid as error:  # of this one alone: its proof, or what the book has of it, cannot be read
+                self.warnings.append(f"batch {before.batch}: {error}")
+                continue
             self._publish(after)
             if (after.phase, after.depth, after.block_hash) != (before.phase, before.depth, before.block_hash):
-                changed.append(_moved(before, after))
+                changed.append(after.moved(before, now_s()))
         return self._result(changed)
 
     def _work(self) -> list[Submission]:
@@ -77,8 +80,8 @@ class Deepening:
 
     def _stale(self, one: Submission) -> bool:
         """Overdue: the calendars get the same commitment once more, as they may have lost it; it costs nothing."""
-        again = one.details.get("stamped_at", one.signed_at) + self.desk.alarm_after_s
-        return one.phase in (Phase.SUBMITTED, Phase.REORGED) and now_s() > again
+        since = abs(now_s() - one.details.get("stamped_at", one.signed_at))  # as `age`
+        return one.phase in (Phase.SUBMITTED, Phase.REORGED) and since > self.desk.alarm_after_s
 
     def _is_time(self, one: Submission) -> bool:
         """Often at first, every ten minutes later."""
@@ -108,7 +111,7 @@ class Deepening:
             seen |= set(promises)
             for promise, reply in zip(promises, self.desk.calendars.upgrades(promises), strict=True):
                 proof = self._fuller(proof, root, promise, reply)
-        with self.desk.book.signing(ACCOUNT):
+        with self.desk.book.signing():
             now = self.desk.book.get(one.batch) or one
             details = {**now.details, "asked_at": now_s()}
             whole = ots_proof.united(bytes.fromhex(now.raw), proof, root)
@@ -146,7 +149,7 @@ class Deepening:
         return ""
 
     def _kept(self, one: Submission, claim: InBlock | None, seen: Seen | None) -> Submission:
-        with self.desk.book.signing(ACCOUNT):
+        with self.desk.book.signing():
             now = self.desk.book.get(one.batch) or one
             after = self._after(replace(now, need=self.desk.depth), claim, seen)
             return self.desk.keep(after) if after != now else now
@@ -166,32 +169,37 @@ class Deepening:
     def _publish(self, one: Submission) -> None:
         if not one.raw or self.desk.told(one):
             return
-        file = self.desk.out / "batches" / f"{one.batch}.json"
-        about = {"batch": {"id": one.batch, "root": one.root, "file": str(file)}, "namespace": one.namespace}
         try:
-            self.warnings += self.desk.publish(one.batch, read_subject(Facts(about, {})))
+            self.warnings += self.desk.publish(one.batch, subject_of(self.desk.out, one))
         except (Invalid, OSError) as error:
             self.warnings.append(f"batch {one.batch}: no receipt: {error}")
 
     def _result(self, changed: list[Document]) -> Document:
-        every = list(self.desk.book.every())
-        left = [one for one in every if one.phase in OPEN]
-        overdue = [one for one in left if one.phase in _WAITING and _age(one) > self.desk.alarm_after_s]
-        result: Document = {"status": "ok", "target": self.desk.target, "open": len(left)}
+        result = self.standing()
         if self._silent and not self._answers:
-            result |= {"status": "failed", "code": "unreachable", "exit": int(Unreachable.exit)}
-            result["message"] = "; ".join(self.warnings)[:1000]
-        if overdue:
-            result |= {"code": "overdue", "overdue": [_late(one) for one in overdue[:_LISTED]]}
-        phases = Counter(str(one.phase) for one in every)
-        oldest = max(map(_age, left), default=0)
-        more = {"phases": dict(phases), "oldest_open_s": oldest, "changed": changed[:_LISTED]}
-        return {**result, **more, "warnings": self.warnings[:20]}
+            told = {"status": "failed", "exit": int(Unreachable.exit), "message": "; ".join(self.warnings)[:1000]}
+            result = {"code": "unreachable", **result, **told}
+        damaged = [f"batch {batch}: {error}" for batch, error in self.desk.book.damaged.items()]
+        return {**result, "changed": changed[:_LISTED], "warnings": [*damaged, *self.warnings][:20]}
+
+    def standing(self) -> Document:
+        """By the book alone."""
+        left, phases = self.desk.book.standing()
+        late = [one for one in left if one.phase in UNMINED and _age(one) > self.desk.alarm_after_s]
+        about = {"status": "ok", "target": self.desk.target, "phases": phases, "open": len(left)}
+        overdue = {"code": "overdue", "overdue": [_late(one) for one in late[:_LISTED]]} if late else {}
+        return {**about, "oldest_open_s": max(map(_age, left), default=0), **overdue}
 
 
 def run(facts: Facts) -> Document:
-    """The verb `confirm` for targets `ots:`. Raises what the node's side raises: nothing is lost by it."""
-    return Deepening(open_desk(facts)).run()
+    """The verb `confirm` for targets `ots:`. Raises what the node's side raises: nothing is lost by it, and what is
+    open is told all the same."""
+    deepening = Deepening(open_desk(facts))
+    try:
+        return deepening.run()
+    except SchedulerError as error:
+        error.details = deepening.standing()
+        raise
 
 
 def _read(one: Submission) -> Contents:
@@ -199,14 +207,8 @@ def _read(one: Submission) -> Contents:
 
 
 def _age(one: Submission) -> int:
-    return max(0, now_s() - one.signed_at)
+    return one.age(now_s())
 
 
 def _late(one: Submission) -> Document:
     return {"batch": one.batch, "namespace": one.namespace, "seconds": _age(one)}
-
-
-def _moved(before: Submission, after: Submission) -> Document:
-    was, now = str(before.phase), str(after.phase)
-    about = {"batch": after.batch, "namespace": after.namespace, "tx": after.tx}
-    return {**about, "was": was, "now": now, "seconds": _age(after)}

@@ -50,7 +50,7 @@ class Desk:
         if min(len(good), len(promised)) < self.need:
             told = f"{min(len(good), len(promised))} of {len(replies)} calendars answered, and {self.need} are needed"
             raise Unreachable("; ".join([told, *faults]))
-        with self.book.signing(ACCOUNT):
+        with self.book.signing():
             return self._kept(self.book.get(one.batch) or one, [body for body, _ in good], sorted(promised))
 
     def _sifted(self, replies: Sequence[Reply], digest: bytes) -> tuple[list[tuple[bytes, list[str]]], list[str]]:
@@ -99,7 +99,7 @@ class Desk:
 
     def publish(self, batch: str, subject: Subject) -> list[str]:
         """Proof file and receipts as the book has it now; gives warnings. Nothing is done twice."""
-        with self.book.signing(ACCOUNT):
+        with self.book.signing():
             one = self.book.get(batch)
             if one is None or not one.raw or self.told(one):
                 return []
@@ -132,7 +132,7 @@ def open_desk(facts: Facts) -> Desk:
     rail = rail_entry.ots_rail(facts)
     target = facts.text("target", "VMSH_TARGET")
     node = rail.btc
-    calendars = {one.url.rstrip("/"): _endpoint(one, "calendars") for one in rail.calendars}
+    calendars = {one.url.rstrip("/"): one.http("calendars") for one in rail.calendars}
     return Desk(
         facts=facts,
         target=target,
@@ -140,10 +140,6 @@ def open_desk(facts: Facts) -> Desk:
         calendars=Calendars(calendars, rail.trusted, rail.timeout_s),
         need=rail.need,
         alarm_after_s=rail.alarm_after_s,
-        headers=None if node is None else Headers(rpc.Rpc(_endpoint(node.rpc, "rpcUrl")), node.network),
+        headers=None if node is None else Headers(rpc.Rpc(node.rpc.http()), node.network),
         depth=0 if node is None else node.confirmations,
     )
-
-
-def _endpoint(given: rail_entry.Endpoint, field_name: str) -> rpc.Endpoint:
-    return rpc.endpoint(given.url, user=given.user, password=given.password, field_name=field_name)

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vmsh_scheduler.anchors.btc_errors import BAD_PARAMETER, NETWORKS
 from vmsh_scheduler.anchors.chain import Seen
 from vmsh_scheduler.anchors.ots_proof import InBlock
-from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError
+from vmsh_scheduler.anchors.rpc import NotRpc, Rpc, RpcError, block_time
 from vmsh_scheduler.errors import ConfigError
-
-_CHAINS = {"main": "mainnet", "test": "testnet"}
-"""bitcoind's words for CAIP-like ones; all others are the same."""
-_NO_SUCH_HEIGHT = -8
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class Headers:
         """ConfigError unless the node is on that network."""
         answer = self.rpc.call("getblockchaininfo")
         chain = answer.get("chain") if isinstance(answer, dict) else None
-        found = _CHAINS.get(str(chain), str(chain))
+        found = NETWORKS.get(str(chain), str(chain))
         if found != self.network:
             raise ConfigError(
                 f"{self.rpc.where} is on {found}, not on {self.network}", hint="see `btc` of the rail in anchors.yaml"
@@ -35,11 +32,12 @@ class Headers:
         try:
             digest = self.rpc.call("getblockhash", claim.height)
         except RpcError as error:
-            if error.number == _NO_SUCH_HEIGHT:
+            if error.number == BAD_PARAMETER:  # "out of range"
                 return None
             raise
         header = self.rpc.call("getblockheader", digest)
         root, depth, ts = (_of(header, name, kind) for name, kind in _FIELDS)
+        ts = block_time(self.rpc.where, ts)
         if root != claim.merkle_root:
             said = "that block has another merkle root than the proof leads to"
             return Seen(depth=max(1, depth), block=claim.height, block_hash=str(digest), ts=ts, fault=said)

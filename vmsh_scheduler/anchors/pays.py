@@ -1,9 +1,10 @@
-"""The verbs of the rails that pay: `evm` and `btc` anchor, `probe` asks whether a run did, `confirm` deepens."""
+"""The verbs of the rails that pay: `evm` and `btc` anchor, `probe` asks whether a run did, `confirm` deepens,
+`deploy` puts a contract there."""
 
 from vmsh_scheduler.anchors import confirm as deepening
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.facts import Facts
-from vmsh_scheduler.anchors.rails import opened, unpaid
+from vmsh_scheduler.anchors.rails import deployer, opened, unpaid
 from vmsh_scheduler.domain.batch import Document
 
 
@@ -14,18 +15,18 @@ def anchor(facts: Facts) -> Document:
 
 
 def probe(facts: Facts) -> Document:
-    own = unpaid(facts)
-    if own is not None:
-        told: Document = own.probe(facts)
-        return told
+    if (own := unpaid(facts)) is not None:
+        return own.probe(facts)
     rail = opened(facts)
     return transact.probe(facts, rail.chain, rail.patience(facts))
 
 
 def confirm(facts: Facts) -> Document:
-    own = unpaid(facts)
-    if own is not None:
-        told: Document = own.confirm(facts)
-        return told
+    if (own := unpaid(facts)) is not None:
+        return own.confirm(facts)
     rail = opened(facts)
-    return deepening.confirm(facts, rail.chain, deepening.Limits(rail.stuck_after_s, rail.alarm_after_s))
+    return deepening.confirm(facts, rail.chain, deepening.Limits(rail.stuck_after_s))
+
+
+def deploy(facts: Facts) -> Document:
+    return deployer(facts).run(facts)

@@ -18,7 +18,17 @@ from vmsh_scheduler.anchors.report import Row
 from vmsh_scheduler.anchors.sealing import sealed_files
 from vmsh_scheduler.anchors.trust import Trust
 from vmsh_scheduler.domain import merkle
-from vmsh_scheduler.domain.batch import BadBatch, Batch, Document, file_leaf, hash_bytes, hash_text, is_hash
+from vmsh_scheduler.domain.batch import (
+    BadBatch,
+    Batch,
+    Document,
+    digest_holds,
+    file_leaf,
+    hash_bytes,
+    hash_text,
+    is_hash,
+    with_digest,
+)
 from vmsh_scheduler.errors import NotFound
 
 FORMAT = "vmsh-proof.v1"
@@ -29,12 +39,14 @@ def run(facts: Facts) -> Document:
     return {"status": "ok", "proof": proof(facts.root, Path(facts.text("file")))}
 
 
-def proof(root: Path, file: Path, *, evidence: Evidence | None = None) -> Document:
-    """For the newest anchored batch that sealed `file`; NotFound when there is none."""
+def proof(root: Path, file: Path, *, evidence: Evidence | None = None, only: str = "") -> Document:
+    """For the newest anchored batch that sealed `file`, or for the batch `only`; NotFound when there is none."""
     evidence = evidence or Evidence(root)
     path = Path(os.path.realpath(evidence.find(file)))
     sealed = False
     for batch in newest_first(evidence):
+        if only not in ("", batch.id):
+            continue
         loaded = evidence.load(evidence.batch_path(batch.id))
         if isinstance(loaded, BadBatch) or fault_of(loaded):
             continue
@@ -113,13 +125,15 @@ def _step(leaves: list[str], index: int) -> Document:
 
 def _document(loaded: Loaded, index: int, up: tuple[View, int, Document] | None, stamps: list[Document]) -> Document:
     batch = loaded.batch
-    return {
-        "format": FORMAT,
-        "file": sealed_files(loaded.document)[index],
-        "batch": {"id": batch.id, "root": batch.root, **_step(loaded.document["leaves"], index)},
-        **(_ledger_part(*up) if up else {}),
-        **({"anchors": stamps} if stamps else {}),
-    }
+    return with_digest(
+        {
+            "format": FORMAT,
+            "file": sealed_files(loaded.document)[index],
+            "batch": {"id": batch.id, "root": batch.root, **_step(loaded.document["leaves"], index)},
+            **(_ledger_part(*up) if up else {}),
+            **({"anchors": stamps} if stamps else {}),
+        }
+    )
 
 
 def _ledger_part(view: View, place: int, via: Document) -> Document:
@@ -141,7 +155,7 @@ def check_proof(document: Mapping[str, Any], *, key: str = "", trust: Trust | No
     """Without any other file of the evidence; `key`: the verifier key one trusts (else the proof's own, and the row
     says so); `trust`: whose time stamps count."""
     try:
-        fault = _fault(document, key)
+        fault = _fault(document, key) or _changed(document)
         subject = str(document["file"]["path"])
         stamped = list(_stamp_rows(document, trust))
     except Invalid as error:
@@ -188,6 +202,11 @@ def proof_rows(document: Mapping[str, Any], path: Path, trust: Trust) -> list[Ro
     base = Path(str(path.resolve()).removesuffix(file["path"]))
     fault = file_fault(base.resolve(), file)
     return [*check_proof(document, trust=trust), Row(str(path), "file", not fault, fault or "as sealed")]
+
+
+def _changed(document: Mapping[str, Any]) -> str:
+    """What neither tree nor signature speaks for, the name of a batch below a super-batch, is held by the digest."""
+    return "" if digest_holds(document) else "the document does not match its own digest"
 
 
 def _fault(document: Mapping[str, Any], key: str) -> str:

@@ -2,22 +2,21 @@
 
 `rail` of the facts is the entry as written, `railName` the name it was found under (spec vaultmesh section 7)."""
 
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from vmsh_scheduler.anchors import disk
+from vmsh_scheduler.anchors import disk, rpc
 from vmsh_scheduler.anchors.facts import Facts
-from vmsh_scheduler.errors import ConfigError, Denied
+from vmsh_scheduler.errors import ConfigError
 from vmsh_scheduler.sources import grammar, rails
 
 E = TypeVar("E", rails.Eip155Entry, rails.BtcEntry, rails.Rfc3161Entry, rails.OtsEntry)
 
 SECRET_LIMIT = 64 << 10
-OTHERS = 0o007
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +27,9 @@ class Endpoint:
     user: str = ""
     password: str = field(default="", repr=False)
 
-    @property
-    def host(self) -> str:
-        """For messages: paths of RPC URLs often hold a key."""
-        return urlsplit(self.url).netloc
+    def http(self, field_name: str = "rpcUrl") -> rpc.Endpoint:
+        """As requests go there; `field_name`: what to set when it is wrong."""
+        return rpc.endpoint(self.url, user=self.user, password=self.password, field_name=field_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +39,12 @@ class EvmRail:
     rpc: Endpoint
     chain_id: int
     key: str = field(repr=False)
-    contract: str = ""
-    persist: bool = False
-    confirmations: int = 12
-    max_fee_gwei: float | None = None
-    priority_fee_gwei: float | None = None
-    replace_after_s: float | None = None
+    contract: str
+    persist: bool
+    confirmations: int
+    max_fee_gwei: float | None
+    priority_fee_gwei: float | None
+    replace_after_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,11 @@ class BtcRail:
 
     rpc: Endpoint
     network: str
-    wallet: str = ""
-    confirmations: int = 6
-    conf_target: int | None = None
-    fee_rate: float | None = None
-    max_fee_sats: int | None = None
+    wallet: str
+    confirmations: int
+    conf_target: int | None
+    fee_rate: float | None
+    max_fee_sats: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,8 @@ class Authority:
     name: str
     endpoint: Endpoint
     trust_bundle: Path
-    policy_oid: str = ""
-    timeout_s: float = 20.0
+    policy_oid: str
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,8 @@ class OtsRail:
     need: int
     alarm_after_s: float
     timeout_s: float
-    trusted: tuple[str, ...] = ()
-    btc: BtcRail | None = None
+    trusted: tuple[str, ...]
+    btc: BtcRail | None
     """The node that checks block headers; None: nobody does."""
 
 
@@ -114,12 +112,15 @@ class _Given:
             return value
         if file is not None:
             path = self.path(file)
-            _check_private(path)
+            with suppress(OSError):  # reading it says why
+                disk.check_private(path, group=True)  # containers hand secrets over that way
             return self._content(path, f"{field_name}File")
         if credential is None:
             return ""
         directory = self.facts.credentials
-        if directory is None or Path(credential).name != credential:
+        if Path(credential).name != credential:
+            raise self.fault(f"{field_name}Credential", "must be the name of a credential, not a path")
+        if directory is None:
             raise self.fault(f"{field_name}Credential", "systemd handed no credentials (CREDENTIALS_DIRECTORY)")
         return self._content(directory / credential, f"{field_name}Credential")
 
@@ -157,12 +158,12 @@ def btc_rail(facts: Facts) -> BtcRail:
 
 
 def _btc(given: _Given, network: str, entry: rails.BtcEntry, confirmations: int) -> BtcRail:
-    rpc = _endpoint(given, entry.rpc_url or "", entry)
+    node = _endpoint(given, entry.rpc_url or "", entry)
     if entry.cookie_file is not None:
         user, _, password = given.secret(None, entry.cookie_file, None, "cookie").partition(":")
-        rpc = Endpoint(rpc.url, user, password)
+        node = Endpoint(node.url, user, password)
     return BtcRail(
-        rpc=rpc,
+        rpc=node,
         network=network,
         wallet=entry.wallet or "",
         confirmations=confirmations,
@@ -288,15 +289,3 @@ def _bare(given: _Given, url: str, field_name: str) -> Endpoint:
     host = parts.netloc.rpartition("@")[2]
     bare = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
     return Endpoint(bare, unquote(parts.username or ""), unquote(parts.password or ""))
-
-
-def _check_private(path: Path) -> None:
-    """A group may read it: containers hand secrets over that way."""
-    try:
-        found = path.stat()
-    except OSError:
-        return  # reading it says why
-    if found.st_mode & OTHERS:
-        raise Denied(f"{path} can be read by everybody", hint=f"chmod o-rwx {path}")
-    if found.st_uid not in (0, os.geteuid()):
-        raise Denied(f"{path} belongs to another user")

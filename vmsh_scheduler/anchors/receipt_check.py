@@ -1,10 +1,11 @@
 """Receipts against the batches they name and the ledgers they point into."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from vmsh_scheduler.anchors import ots_said, receipts
+from vmsh_scheduler.anchors import ots_said, presence, receipts, submission_check
 from vmsh_scheduler.anchors.chain import Anchor
 from vmsh_scheduler.anchors.evidence import Evidence, Glance, Loaded
 from vmsh_scheduler.anchors.failures import Invalid
@@ -23,11 +24,23 @@ def check_batch_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
     except (OSError, Invalid) as error:
         yield Row(path.stem, "receipt", False, str(error))
         return
+    evidence.told[path.stem] = {anchor["chain"] for anchor in document["anchors"]}
     batch = evidence.batches.get(path.stem)
     if isinstance(batch, Glance) and batch.batch.root != document["batchRoot"]:
         yield Row(path.stem, "receipt", False, "its root is not that of the batch")
         return
-    yield _anchors_row(evidence, path.stem, document["anchors"], Anchored(path.stem, document["batchRoot"]))
+    if isinstance(batch, Glance) and document.get("fileSha256", batch.sha256) != batch.sha256:
+        yield Row(path.stem, "receipt", False, "the batch file changed after it was anchored")
+    if fault := presence.file_fault(evidence, document):
+        yield Row(path.stem, "receipt", False, fault)
+    anchors, again = document["anchors"], partial(_anchors_of, path)
+    for fault in submission_check.receipt_faults(evidence.out, path.stem, anchors, again):
+        yield Row(path.stem, "receipt", False, fault)
+    yield _anchors_row(evidence, path.stem, anchors, Anchored(path.stem, document["batchRoot"]))
+
+
+def _anchors_of(path: Path) -> list[Document]:
+    return list(receipts.read(path)["anchors"])
 
 
 def check_event_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
@@ -42,6 +55,9 @@ def check_event_receipt(evidence: Evidence, path: Path) -> Iterator[Row]:
         yield Row(path.stem, "receipt", False, fault)
         return
     batch = _batch_of(evidence, document["batchRoot"])
+    if batch is None and (fault := presence.event_fault(evidence, document)):
+        yield Row(path.stem, "receipt", False, fault)
+        return
     about = Anchored(batch.batch.id if batch else "", document["batchRoot"])
     yield _anchors_row(evidence, path.stem, receipts.event_anchors(document), about)
 
@@ -86,7 +102,8 @@ class Anchored(NamedTuple):
 def _anchors_row(evidence: Evidence, subject: str, anchors: list[Document], about: Anchored) -> Row:
     faults, said = [], []
     for anchor in anchors:
-        fault = anchor_fault(evidence, anchor, about.root) or _online_fault(evidence, anchor, about)
+        fault = anchor_fault(evidence, anchor, about.root) or presence.above_fault(evidence, anchor)
+        fault = fault or _online_fault(evidence, anchor, about)
         if fault:
             faults.append(fault)
         else:

@@ -28,7 +28,7 @@ _EVIDENCE = ("blockHash", "contract", "sender", "memo", "earlier", "sig")
 
 def receipt_v1(root: Path, batch: str, chain: str = "") -> Document:
     """Of the strongest anchor that the format has a name for, or of the one on `chain`. NotFound without one."""
-    found = _all(root, batch, chain)
+    _, found = _all(root, batch, chain)
     if not found:
         wanted = chain or "eip155:, btc: or rfc3161:"
         raise NotFound(f"batch {batch} has no anchor on {wanted}: receipt.v1 has no other rails")
@@ -39,10 +39,9 @@ def manifest_v1(root: Path, batch: str) -> Document:
     """All of a batch. Invalid for an id that the format has no room for."""
     if len(batch) < _SHORTEST_ID:
         raise Invalid(f"batch-manifest.v1 asks for ids of {_SHORTEST_ID} characters, {batch!r} has {len(batch)}")
-    found = _all(root, batch, "")
+    document, found = _all(root, batch)
     if not found:
         raise NotFound(f"batch {batch} has no anchor on eip155:, btc: or rfc3161:")
-    document = _read(root, batch)
     first = min(anchor["ts"] for anchor in document["anchors"])
     named = {"namespace": document["namespace"]} if document["namespace"] else {}
     metadata = {"batchRoot": document["batchRoot"], "tree": document["tree"], **named}
@@ -57,11 +56,12 @@ def _read(root: Path, batch: str) -> Document:
         raise NotFound(f"batch {batch} has no receipt below {root}") from None
 
 
-def _all(root: Path, batch: str, chain: str) -> list[Document]:
+def _all(root: Path, batch: str, chain: str = "") -> tuple[Document, list[Document]]:
+    """Our receipt, and its anchors as the format has them."""
     document = _read(root, batch)
     seen = int(receipts.path_of(root / "out", batch).stat().st_mtime)
     anchors = [one for one in document["anchors"] if _scheme(one) in _RAILS and chain in ("", one["chain"])]
-    return [_rendered(document, anchor, seen) for anchor in anchors]
+    return document, [_rendered(document, anchor, seen) for anchor in anchors]
 
 
 def _scheme(anchor: Document) -> str:

@@ -5,6 +5,7 @@ The receipts of v0 events, which their sealer wrote, get the same anchors."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from vmsh_scheduler.domain.batch import (
     hash_text,
     is_hash,
     load,
+    parse,
     render,
     strength,
     with_digest,
 )
 
 VERIFIER = "did:vm:arbiter:local-sealer"
+FILE, ROOT = "file", "root"
+"""`source` of a receipt: a batch file, which has to be there as long as the receipt is, or a root that came alone. One
+that does not say is of a file."""
+_UNSETTLED = ("signed", "submitted", "reorged", "lost", "faulty")
 _WARNINGS = 20
 
 
@@ -35,11 +41,13 @@ class Covered:
 
     batch: Batch
     via: Document = field(default_factory=dict)
+    source: str = FILE
 
 
 def covered_by(batch: Batch, document: Mapping[str, Any], members: Sequence[Batch]) -> list[Covered]:
-    """The batch itself and, of a super-batch, each member with its path up to the root."""
-    covered, listed = [Covered(batch)], document["batches"] if members else []
+    """The batch itself and, of a super-batch, each member with its path up to the root. `document`: its file's; empty
+    where the root came alone."""
+    covered, listed = [Covered(batch, source=FILE if document else ROOT)], document["batches"] if members else []
     places = {item["id"]: index for index, item in enumerate(listed)}
     tree = merkle.tree([merkle.leaf_hash(hash_bytes(item["root"])) for item in listed])
     for member in members:
@@ -108,9 +116,10 @@ def is_attestation(value: object) -> bool:
 
 def merged(anchors: Sequence[Document], new: Document) -> list[Document]:
     """Strongest chain first; the earliest anchor of a chain stays, but what is told of the same transaction, or of
-    one that took its place, is told anew."""
+    one that took its place, is told anew, and one that was in no block, or is faulty, gives way."""
     known = next((anchor for anchor in anchors if anchor["chain"] == new["chain"]), None)
-    if known is not None and known["tx"] not in (new["tx"], *new.get("earlier", ())):
+    other = known is not None and known["tx"] not in (new["tx"], *new.get("earlier", ()))
+    if known is not None and other and known.get("status") not in _UNSETTLED:
         return list(anchors)
     kept = [anchor for anchor in anchors if anchor is not known]
     return sorted([*kept, new], key=lambda anchor: (strength(anchor["chain"]), anchor["chain"]))
@@ -119,35 +128,54 @@ def merged(anchors: Sequence[Document], new: Document) -> list[Document]:
 def _record_batch(out: Path, item: Covered, attestation: Document) -> list[str]:
     path = path_of(out, item.batch.id)
     warnings: list[str] = []
-    anchors: list[Document] = []
+    before: Document = {}
     if path.exists():
         try:
-            anchors = _anchors_of(path, item.batch)
+            before = _sound(path, item.batch)
         except Invalid as error:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
             warnings.append(f"{path}: {error.message}; kept as {aside.name}, a new one is written")
-    after = merged(anchors, _attested(attestation, item))
-    if after != anchors:
-        disk.replace(path, render(_batch_receipt(item.batch, after)).encode())
+    anchors = before.get("anchors", [])
+    after, source = merged(anchors, _attested(attestation, item)), _source(out, before, item)
+    if after != anchors or source != before.get("source", FILE):
+        held = before.get("fileSha256") or (_file_sha256(out, item.batch) if source == FILE else "")
+        disk.replace(path, render(_batch_receipt(item.batch, after, source, held)).encode())
     return warnings
 
 
-def _anchors_of(path: Path, batch: Batch) -> list[Document]:
+def _file_sha256(out: Path, batch: Batch) -> str:
+    """Of a v0 batch, which has no digest of its own; "" where its file is not the one that was anchored."""
+    raw = disk.read_if_there(out / "batches" / f"{batch.id}.json", disk.BATCH_LIMIT) if batch.tree == V0 else None
+    found = parse(raw, batch.id) if raw is not None else None
+    same = raw is not None and isinstance(found, Batch) and found.root == batch.root
+    return hash_text(sha256(raw).digest()) if same and raw is not None else ""
+
+
+def _source(out: Path, before: Document, item: Covered) -> str:
+    """A file that was there once has to stay, whoever comes without it later. One that lies elsewhere is for no
+    `verify` to look for."""
+    if before and before.get("source", FILE) == FILE:
+        return FILE
+    return item.source if (out / "batches" / f"{item.batch.id}.json").exists() else ROOT
+
+
+def _sound(path: Path, batch: Batch) -> Document:
     document = read(path)
     if document["batchRoot"] != batch.root:
         raise Corrupt("receipt is for another root")
-    anchors: list[Document] = document["anchors"]
-    return anchors
+    return document
 
 
-def _batch_receipt(batch: Batch, anchors: list[Document]) -> Document:
+def _batch_receipt(batch: Batch, anchors: list[Document], source: str, file_sha256: str) -> Document:
     return with_digest(
         {
             "batchId": batch.id,
             "batchRoot": batch.root,
             "tree": batch.tree,
             "namespace": batch.namespace,
+            "source": source,
+            **({"fileSha256": file_sha256} if file_sha256 else {}),
             "anchor": anchors[0],
             "anchors": anchors,
             "verifier": VERIFIER,

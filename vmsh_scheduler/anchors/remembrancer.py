@@ -71,10 +71,9 @@ class Remembrancer:
     def add(self, memory: Memory) -> bool:
         """False: it was there. The root after it is published then."""
         added = self.memories.add(memory, self._write_receipt)
-        if added:
-            found = self.memories.find(memory.id)
-            disk.replace(self.published, f"{found.merkle_root if found else ''}\n".encode())
-        return added
+        if added is not None:
+            disk.replace(self.published, f"{added.merkle_root}\n".encode())
+        return added is not None
 
     def deployed(self, component: str, version: str, evidence: Evidence, note: str) -> bool:
         """`record deploy`; False: recorded before, with the same content. CannotCreate: with another."""

@@ -18,6 +18,8 @@ from vmsh_scheduler.errors import ConfigError, Denied
 TIMEOUT_S = 20.0
 ANSWER_LIMIT = 16 << 20
 """Bytes; a full block's transaction list stays far below."""
+LATEST_S = 253_402_300_799
+"""The last second of the year 9999."""
 _TEXT = 300
 _SECRET = 8
 """Characters from which on a part of the URL's path or query may be somebody's API key."""
@@ -34,12 +36,11 @@ class RpcError(Unreachable):
 
     code = "rpc_error"
 
-    def __init__(self, number: int, said: str, where: str, data: Any = None) -> None:
+    def __init__(self, number: int, said: str, where: str) -> None:
         super().__init__(f"{where}: {said} ({number})")
         self.number = number
         self.said = said
         """The node's words, cut, without control characters and without what the URL keeps secret."""
-        self.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,14 @@ def endpoint(url: str, *, user: str = "", password: str = "", field_name: str = 
         raise ConfigError(f"{field_name} is no http:// or https:// address", hint="such as http://127.0.0.1:8545")
     name, word = user or unquote(parts.username or ""), password or unquote(parts.password or "")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    authorization = _basic(name, word)
     return Endpoint(
         host,
         port or (443 if parts.scheme == "https" else 80),
         parts.scheme == "https",
         path,
-        _basic(name, word),
-        _secrets(parts.path, parts.query, name, word),
+        authorization,
+        _secrets(parts.path, parts.query, name, word, quote(word), *_encoded(authorization)),
         field_name,
     )
 
@@ -89,10 +91,15 @@ def _basic(name: str, word: str) -> str:
     return "Basic " + base64.b64encode(pair).decode() if name or word else ""
 
 
-def _secrets(path: str, query: str, name: str, word: str) -> tuple[str, ...]:
+def _encoded(authorization: str) -> tuple[str, ...]:
+    """As a node may echo it; without its padding, which needs no hiding, it is a part of what has it."""
+    plain = authorization.removeprefix("Basic ").rstrip("=")
+    return plain, plain.replace("+", "-").replace("/", "_")
+
+
+def _secrets(path: str, query: str, *login: str) -> tuple[str, ...]:
     parts = [part for part in re.split(r"[/&=]", f"{path}&{query}") if len(part) >= _SECRET]
-    words = [*parts, name, word, quote(word)]
-    return tuple(sorted({text for text in words if len(text) > 2}, key=len, reverse=True))
+    return tuple(sorted({text for text in (*parts, *login) if len(text) > 2}, key=len, reverse=True))
 
 
 @contextmanager
@@ -143,6 +150,21 @@ def _cut(connection: http.client.HTTPConnection, late: threading.Event, held: li
             sock.shutdown(socket.SHUT_RDWR)
 
 
+def body_of(answer: http.client.HTTPResponse, limit: int) -> bytes:
+    """Of the body no more than `limit` + 1 bytes, whatever the answer says of its length: a chunk that claims to have
+    a size below 0 would be read to the end of the connection. Raises http.client.HTTPException."""
+    if not answer.chunked:
+        return answer.read(limit + 1)
+    body = bytearray()
+    try:
+        while len(body) <= limit and (piece := answer.read1(limit + 1 - len(body))):
+            body += piece
+    except OverflowError:  # a size that no machine has
+        raise http.client.IncompleteRead(bytes(body)) from None
+    del body[limit + 1 :]
+    return bytes(body)
+
+
 class Rpc:
     """One node. A connection per call: a stale one would look like a node that took the bytes and died."""
 
@@ -166,7 +188,7 @@ class Rpc:
         with connected(self.endpoint, self._timeout_s, broken=NotRpc) as connection:
             connection.request("POST", self.endpoint.path, body, headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(ANSWER_LIMIT + 1)
+            return answer.status, body_of(answer, ANSWER_LIMIT)
 
     def _result(self, method: str, status: int, body: bytes) -> Any:
         if status in (401, 403):
@@ -188,15 +210,21 @@ class Rpc:
         where = f"{self.where}: {method}"
         if not isinstance(error, dict):
             return RpcError(0, self._clean(error), where)
-        number, data = error.get("code"), error.get("data")
-        said = self._clean(error.get("message", ""))
-        return RpcError(number if type(number) is int else 0, said, where, data)
+        number, said = error.get("code"), self._clean(error.get("message", ""))
+        return RpcError(number if type(number) is int else 0, said, where)
 
     def _clean(self, text: Any) -> str:
         words = " ".join(re.sub(r"[^ -~]+", " ", str(text)).split())
         for secret in self.endpoint.secrets:
             words = words.replace(secret, "***")
         return words[:_TEXT]
+
+
+def block_time(where: str, seconds: int) -> int:
+    """NotRpc unless a calendar has it: what is `final` stands in receipts for ever."""
+    if not 0 <= seconds <= LATEST_S:
+        raise NotRpc(f"{where}: a block's time is in no year from 1970 to 9999")
+    return seconds
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def wanted(facts: Facts) -> Wanted:
     told = facts.text("journal")
     return Wanted(
         journal=Path(told) if told else None,
-        namespace=facts.text("namespace", "VMSH_NAMESPACE"),
+        namespace=facts.namespace,
         files=facts.texts("files"),
         base=Path(facts.text("base") or "."),
         directory=directory,

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from vmsh_scheduler.anchors import disk
+from vmsh_scheduler.anchors import disk, receipts
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.sealing import glance
+from vmsh_scheduler.anchors.submission import Submission
 from vmsh_scheduler.domain.batch import BadBatch, Batch, Document, describe, is_hash, is_id, leaves_root, load
 
 
@@ -28,7 +29,7 @@ def read_subject(facts: Facts) -> Subject:
     identity, root = facts.batch
     file = facts.text("batch.file", "VMSH_BATCH_FILE")
     if not file:
-        return Subject(Batch(identity, root, 0, identity, namespace=facts.text("namespace", "VMSH_NAMESPACE")))
+        return Subject(Batch(identity, root, 0, identity, namespace=facts.namespace))
     path = Path(file)
     try:
         raw = disk.read(path, disk.BATCH_LIMIT)
@@ -43,6 +44,24 @@ def read_subject(facts: Facts) -> Subject:
     members, lost = _members(path.parent, document)
     digest = "sha256:" + sha256(raw).hexdigest()
     return Subject(batch, digest, document, members, (*_mismatch(batch, document), *lost))
+
+
+def subject_of(out: Path, one: Submission) -> Subject:
+    """Of what a book has, as its batch file shows it now, or bare where its receipt says that the root came alone.
+    Raises Invalid, OSError."""
+    file = out / "batches" / f"{one.batch}.json"
+    batch = {"id": one.batch, "root": one.root}
+    if file.exists() or not _came_alone(out, one):
+        batch["file"] = str(file)
+    return read_subject(Facts({"batch": batch, "namespace": one.namespace}, {}))
+
+
+def _came_alone(out: Path, one: Submission) -> bool:
+    try:
+        receipt = receipts.read(receipts.path_of(out, one.batch))
+    except (Invalid, OSError):
+        return False
+    return (receipt.get("source"), receipt["batchRoot"]) == (receipts.ROOT, one.root)
 
 
 def _mismatch(batch: Batch, document: Document) -> tuple[str, ...]:

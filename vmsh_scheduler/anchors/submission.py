@@ -2,22 +2,26 @@
 
 After a crash the same bytes are sent again, so no batch is paid for twice (spec vaultmesh section 18)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+import errno
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.chain import Anchor, Seen, Signed
-from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.domain.batch import (
     OPEN_MARKS,
     Document,
     digest_holds,
     hash_bytes,
     is_hash,
+    is_id,
     load,
     render,
     slug,
@@ -43,6 +47,16 @@ class Phase(StrEnum):
     """Mined, and does not say what it should: a person has to look."""
 
 
+_RESTORE = "restore it: it says what was sent already"
+_HEX = re.compile(r"(0x)?([0-9a-fA-F]{2})*")
+_DETAILS: Mapping[str, type] = {
+    **dict.fromkeys(("contract", "memo", "sender", "blockHash", "merkleRoot", "file"), str),
+    **dict.fromkeys(("gas", "maxFeePerGas", "maxPriorityFeePerGas", "fee", "vsize", "stamped_at", "asked_at"), int),
+    "persist": bool,
+    "checked": bool,
+    "calendars": list,
+}
+"""Of every rail, where they are there; what is not named here is compared at most."""
 UNMINED = frozenset({Phase.SIGNED, Phase.SUBMITTED, Phase.REORGED})
 OPEN = UNMINED | {Phase.VERIFIED}
 
@@ -119,6 +133,10 @@ class Submission:
         """The receipts say so."""
         return replace(self, told=True)
 
+    def age(self, at: int) -> int:
+        """Seconds; what a clock that was ahead for a while dated into the future is no younger for that."""
+        return abs(at - self.signed_at)
+
     def moved(self, before: "Submission | None", at: int) -> Document:
         """What changed, for logs and metrics; None = it was not there."""
         about = {"batch": self.batch, "namespace": self.namespace, "tx": self.tx}
@@ -141,11 +159,15 @@ class Book:
         self.target = target
         self._all = out / "submissions"
         self._place = self._all / slug(target)
+        self.damaged: dict[str, Corrupt] = {}
+        """By batch, those of its files that this book came upon and could not read. They stay where they are: nobody
+        knows what was paid for with them."""
 
     @contextmanager
-    def signing(self, account: str) -> Iterator[None]:
-        """Exclusive among all who sign for this account on this target below this root. Raises Busy."""
-        place = self._all / ".accounts" / f"{slug(self.target)}-{slug(account)}"
+    def signing(self) -> Iterator[None]:
+        """Exclusive among all who sign for this target below this root, with whatever key: two with a key each would
+        both find that nobody has paid, and use no nonce twice. Raises Busy."""
+        place = self._all / ".signing" / slug(self.target)
         disk.make_directory(place)
         with disk.locked(place, wait_s=60.0):
             yield
@@ -153,8 +175,13 @@ class Book:
     def get(self, batch: str) -> Submission | None:
         """Corrupt when it is there and unreadable: signing anew could pay twice."""
         path = self._place / f"{batch}.json"
-        raw = disk.read_if_there(path, disk.SMALL_LIMIT)
-        return None if raw is None else _read(raw, path)
+        try:
+            one = read(path)
+        except FileNotFoundError:
+            return None
+        if (one.target, one.batch) != (self.target, batch):
+            raise Corrupt(f"{path} lies in the wrong place: it is of {one.batch} at {one.target}", hint=_RESTORE)
+        return one
 
     def put(self, submission: Submission) -> None:
         """On disk when it returns; marked as unfinished while it is."""
@@ -174,37 +201,75 @@ class Book:
         return after
 
     def _write(self, submission: Submission) -> None:
-        mark = self._place / OPEN_MARKS / submission.batch
-        if submission.unfinished and not mark.exists():
+        if submission.unfinished:
+            self._mark(submission.batch)
+        disk.replace(self._place / f"{submission.batch}.json", render(_document(submission)).encode())
+        if not submission.unfinished:
+            (self._place / OPEN_MARKS / submission.batch).unlink(missing_ok=True)
+
+    def _mark(self, batch: str) -> None:
+        mark = self._place / OPEN_MARKS / batch
+        if not mark.exists():
             disk.make_directory(mark.parent)
             mark.touch()
             disk.sync_directory(mark.parent)
-        disk.replace(self._place / f"{submission.batch}.json", render(_document(submission)).encode())
-        if not submission.unfinished:
-            mark.unlink(missing_ok=True)
 
     def every(self) -> Iterator[Submission]:
-        """In order of signing, as far as names tell."""
-        if not self._place.is_dir():
-            return
-        for path in sorted(self._place.glob("*.json")):
-            if path.name[0] != ".":
-                yield read(path)
+        """In order of signing, as far as names tell; without those that are `damaged`."""
+        for batch in self.batches():
+            one = self._readable(batch)
+            if one is not None:
+                yield one
+
+    def batches(self) -> list[str]:
+        """All that something was signed for, as file names tell."""
+        return sorted(path.stem for path in self._place.glob("*.json") if path.name[0] != ".")
+
+    def standing(self) -> tuple[list[Submission], dict[str, int]]:
+        """Those that are not settled, and how many there are of each phase; a person has to look at `damaged` ones.
+        An unfinished one that lost its mark gets one, for the next pass."""
+        every = list(self.every())
+        for one in every:
+            with suppress(OSError):  # a full disk: who asks wants to know all the same
+                if one.unfinished:
+                    self._mark(one.batch)
+        phases = Counter(str(one.phase) for one in every)
+        if self.damaged:
+            phases[str(Phase.FAULTY)] += len(self.damaged)
+        return [one for one in every if one.phase in OPEN], dict(phases)
+
+    def _readable(self, batch: str) -> Submission | None:
+        try:
+            return self.get(batch)
+        except Corrupt as error:
+            self.damaged[batch] = error
+        return None
 
     def unfinished(self) -> list[Submission]:
-        """Oldest first; a mark that a crash left behind is taken away, so that nobody looks for ever."""
+        """Oldest first, without those that are `damaged`; a mark that a crash left behind is taken away, so that
+        nobody looks for ever."""
         marks = self._place / OPEN_MARKS
+        if not marks.is_dir():
+            self._mark_anew(marks)
         names = [path.name for path in marks.iterdir()] if marks.is_dir() else []
         marked = [one for one in map(self._marked, names) if one is not None]
         return sorted(marked, key=lambda one: (one.signed_at, one.batch))
 
+    def _mark_anew(self, marks: Path) -> None:
+        """A copy without its dotfiles: without marks, what is open in it would be paid for again."""
+        if every := list(self.every()):
+            disk.make_directory(marks)
+        for one in every:
+            if one.unfinished:
+                self._mark(one.batch)
+
     def _marked(self, batch: str) -> Submission | None:
-        one = self.get(batch)
+        one = self._readable(batch)
         if one is not None and one.unfinished:
             return one
         with disk.locked(self._place):  # whoever writes holds it from the mark to the submission
-            one = self.get(batch)
-            if one is not None and one.unfinished:
+            one = self._readable(batch)
+            if batch in self.damaged or (one is not None and one.unfinished):
                 return one
             (self._place / OPEN_MARKS / batch).unlink(missing_ok=True)
         return None
@@ -215,8 +280,17 @@ class Book:
 
 
 def read(path: Path) -> Submission:
-    """Raises Corrupt, OSError."""
-    return _read(disk.read(path, disk.SMALL_LIMIT), path)
+    """Raises Corrupt where trying again does not help, else OSError."""
+    try:
+        return _read(disk.read(path, disk.SMALL_LIMIT), path)
+    except Corrupt:
+        raise
+    except Invalid as error:
+        raise Corrupt(error.message, hint=_RESTORE) from None
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EISDIR):
+            raise
+        raise Corrupt(f"{path} cannot be read: {error.strerror}", hint=_RESTORE) from None
 
 
 def _document(submission: Submission) -> Document:
@@ -226,11 +300,37 @@ def _document(submission: Submission) -> Document:
 
 def _read(raw: bytes, path: Path) -> Submission:
     document = load(raw)
-    if isinstance(document, str) or not digest_holds(document) or not is_hash(document.get("root")):
-        raise Corrupt(f"{path} was changed or cut short", hint="restore it: it says what was sent already")
+    if isinstance(document, str) or not digest_holds(document) or render(document).encode() != raw:
+        raise Corrupt(f"{path} was changed or cut short", hint=_RESTORE)
+    if not is_hash(document.get("root")):
+        raise Corrupt(f"{path} is of another format: root", hint=_RESTORE)
     values = {key: value for key, value in document.items() if key != "digest"}
     try:
         values |= {"phase": Phase(values["phase"]), "earlier": tuple(Signed(**one) for one in values["earlier"])}
-        return Submission(**values)
+        found = Submission(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise Corrupt(f"{path} is of another format: {error}") from None
+        raise Corrupt(f"{path} is of another format: {error}", hint=_RESTORE) from None
+    wrong = _misfit(found) or next(filter(None, map(_misfit, found.earlier)), "") or _unfit_details(found)
+    if wrong:
+        raise Corrupt(f"{path} is of another format: {wrong}", hint=_RESTORE)
+    return found
+
+
+def _misfit(one: Submission | Signed) -> str:
+    """Name of a field with a value of another kind; "" = none has. Its digest may fit all the same."""
+    for each in fields(one):
+        value = getattr(one, each.name)
+        if type(value) is not (get_origin(each.type) or each.type) or (type(value) is int and value < 0):
+            return each.name
+    if isinstance(one, Submission) and not is_id(one.batch):
+        return "batch"
+    return "" if _HEX.fullmatch(one.raw) else "raw"
+
+
+def _unfit_details(one: Submission) -> str:
+    kinds = {**_DETAILS, "nonce": str if one.target.startswith("ots:") else int}
+    for details in (one.details, *(each.details for each in one.earlier)):
+        for name, value in details.items():
+            if type(value) is not kinds.get(name, type(value)):
+                return f"details.{name}"
+    return ""

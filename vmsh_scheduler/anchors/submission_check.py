@@ -1,15 +1,17 @@
 """`verify` of the books of what was signed: one that was changed could have a batch paid for twice, or never."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vmsh_scheduler.anchors import receipts
-from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
+from vmsh_scheduler.anchors.rails import MODULES
 from vmsh_scheduler.anchors.report import Row
-from vmsh_scheduler.anchors.submission import Phase, Submission, read
-from vmsh_scheduler.domain.batch import slug
+from vmsh_scheduler.anchors.submission import Book, Phase, Submission, read
+from vmsh_scheduler.domain.batch import Document, is_id, slug
 
 KIND = "submission"
+_LOOKS = 3
 
 
 def check(out: Path) -> Iterator[Row]:
@@ -44,3 +46,37 @@ def _untold(out: Path, found: Submission) -> str:
         return ""  # its own row says so
     known = any(anchor["chain"] == found.target for anchor in anchors)
     return "" if known else f"its receipt does not speak of {found.target}: {found.tx}"
+
+
+def receipt_faults(
+    out: Path, batch: str, anchors: Sequence[Document], again: Callable[[], list[Document]]
+) -> list[str]:
+    """What a receipt of `batch` says of transactions that is not what was written down when they were paid for. Where
+    the book knows none, or a pass is still to tell of it, nothing. `again` reads the receipt anew: between two looks
+    a pass beside us may have moved both on."""
+    faults: list[str] = []
+    for _ in range(_LOOKS):
+        faults = [fault for anchor in anchors if (fault := _told_otherwise(out, batch, anchor))]
+        if not faults:
+            break
+        try:
+            anchors = again()
+        except (Invalid, OSError):
+            break
+    return faults
+
+
+def _told_otherwise(out: Path, batch: str, anchor: Document) -> str:
+    via = anchor.get("via")
+    name = via.get("batch") if isinstance(via, dict) else batch
+    if anchor["chain"].partition(":")[0] not in MODULES or not is_id(name):
+        return ""
+    try:
+        paid = Book(out, anchor["chain"]).get(str(name))
+    except (Corrupt, OSError):
+        return ""  # its own row says so
+    if paid is None or not paid.told or paid.phase is Phase.LOST:
+        return ""
+    said = {key: value for key, value in anchor.items() if key != "via"}
+    told = f"{anchor['chain']}: it says something else of {paid.tx} than out/submissions"
+    return "" if said == paid.attestation() else told

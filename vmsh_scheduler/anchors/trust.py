@@ -36,7 +36,9 @@ def bundle(path: Path) -> Bundle:
         certificates = x509.load_pem_x509_certificates(disk.read(path, disk.SMALL_LIMIT))
     except OSError as error:
         raise ConfigError(f"trust bundle {path}: {error.strerror or error}") from None
-    except (ValueError, Invalid):
+    except Invalid as error:
+        raise ConfigError(f"trust bundle {error.message}") from None
+    except ValueError:
         raise ConfigError(f"trust bundle {path} is no PEM file of certificates") from None
     roots = tuple(each for each in certificates if each.issuer == each.subject)
     if not roots:
@@ -46,13 +48,18 @@ def bundle(path: Path) -> Bundle:
 
 @dataclass(slots=True)
 class Trust:
-    """By name of the authority; read when first asked. `one`: a bundle to use for all of them."""
+    """By name of the authority; read when first asked. `one`: a bundle to use for all of them, read at once: who names
+    it wants to know whether it can be used, be there a time stamp or not. ConfigError."""
 
     root: Path
     anchors: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     one: Path | None = None
     _entries: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.one is not None:
+            bundle(self.one)
 
     def of(self, name: str) -> Bundle:
         """Raises ConfigError, which says what is missing."""

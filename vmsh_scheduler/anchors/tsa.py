@@ -41,7 +41,7 @@ def run(facts: Facts) -> Document:
     _judge(stamped, failures, rail.need)
     covered = receipts.covered_by(subject.batch, subject.document, subject.members)
     warnings = [*subject.warnings, *(f"{name}: {error}" for name, error in failures)]
-    whose = {"namespace": facts.text("namespace", "VMSH_NAMESPACE"), "cadence": facts.text("cadence", "VMSH_CADENCE")}
+    whose = {"namespace": facts.namespace, "cadence": facts.cadence}
     for each in stamped:
         warnings += receipts.record(facts.root / "out", covered, each.attestation, **whose)
     return _result(stamped, [*warnings, *_clock_doubts(stamped)])

@@ -1,11 +1,8 @@
 """A time-stamp request over HTTP (RFC 3161 section 3.4), and what is not an answer to one."""
 
-from urllib.parse import urlsplit
-
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.fetch import Ask, fetch
 from vmsh_scheduler.anchors.rail_entry import Authority
-from vmsh_scheduler.anchors.rpc import endpoint
 from vmsh_scheduler.errors import Busy, Denied, Unavailable
 
 REPLY_LIMIT = 64 << 10
@@ -16,12 +13,8 @@ _LATER = frozenset({408, 425, 429})
 
 def post(authority: Authority, body: bytes) -> bytes:
     """The reply. Raises Unavailable, Busy (later), Denied (who we are), Invalid (what we asked), ConfigError."""
-    told = authority.endpoint
-    where = endpoint(told.url, user=told.user, password=told.password, field_name="url")
-    # `fetch` joins paths and so drops the slash at the end
-    path = "/" if urlsplit(told.url).path.endswith("/") else ""
-    ask = Ask(path, body, _HEADERS)
-    status, reply = fetch(where, ask, timeout_s=authority.timeout_s, limit=REPLY_LIMIT)
+    where = authority.endpoint.http("url")
+    status, reply = fetch(where, Ask("", body, _HEADERS), timeout_s=authority.timeout_s, limit=REPLY_LIMIT)
     _judge(where.where, status, reply)
     return reply
 

@@ -11,7 +11,9 @@ from vmsh_scheduler.anchors import (
     online,
     ots_proof,
     ots_said,
+    presence,
     receipt_check,
+    receipts,
     submission_check,
 )
 from vmsh_scheduler.anchors.evidence import Evidence, Glance
@@ -56,7 +58,7 @@ def checks(
     path = evidence.find(Path(what))
     if path.is_file():
         return _file(evidence, path)
-    if is_id(what) and evidence.batch_path(what).exists():
+    if is_id(what) and (evidence.batch_path(what).exists() or presence.knows(evidence, what)):
         return _batch(evidence, what)
     raise Usage(f"{what!r} is no batch, ledger or file below {evidence.root}")
 
@@ -75,11 +77,11 @@ def _all_rows(evidence: Evidence) -> Iterator[Row]:
         yield row
     for path in evidence.batch_paths():
         yield from batch_check.check(evidence, path)
-    yield from _gone(evidence)
     for path in _receipts(evidence, "batches"):
         yield from receipt_check.check_batch_receipt(evidence, path)
     for path in _receipts(evidence, ""):
         yield from receipt_check.check_event_receipt(evidence, path)
+    yield from presence.check(evidence)
     yield from submission_check.check(evidence.out)
     for batch in evidence.newest().values():
         yield from batch_check.check_files(evidence, evidence.batch_path(batch.id))
@@ -91,14 +93,6 @@ def _receipts(evidence: Evidence, part: str) -> list[Path]:
     return sorted(path for path in (evidence.out / "receipts" / part).glob("*.json") if path.name[0] != ".")
 
 
-def _gone(evidence: Evidence) -> Iterator[Row]:
-    """Batches that were anchored with their file, which is there no more."""
-    for name, (_, view) in evidence.ledgers.items():
-        anchored = {entry.about.batch for entry in view.entries if entry.about.file} if view else set()
-        for identity in sorted(anchored - evidence.batches.keys()):
-            yield Row(identity, "batch", False, f"gone, though ledger {name!r} anchored it")
-
-
 def _ledger(evidence: Evidence, what: str) -> Iterator[Row]:
     found = evidence.ledgers.get(what.partition(":")[2])
     if found is None:
@@ -107,13 +101,17 @@ def _ledger(evidence: Evidence, what: str) -> Iterator[Row]:
 
 
 def _batch(evidence: Evidence, identity: str) -> Iterator[Row]:
-    yield from batch_check.check(evidence, evidence.batch_path(identity))
-    yield from batch_check.check_files(evidence, evidence.batch_path(identity))
-    receipt = evidence.out / "receipts" / "batches" / f"{identity}.json"
+    """Its file may be gone."""
+    if evidence.batch_path(identity).exists():
+        yield from batch_check.check(evidence, evidence.batch_path(identity))
+        yield from batch_check.check_files(evidence, evidence.batch_path(identity))
+    receipt = receipts.path_of(evidence.out, identity)
+    missing = list(presence.check_batch(evidence, identity))
     if receipt.exists():
         yield from receipt_check.check_batch_receipt(evidence, receipt)
-    else:
+    elif not missing:
         yield Row(identity, "receipt", True, "none: not anchored yet, or by a rail that writes none")
+    yield from missing
 
 
 def _file(evidence: Evidence, path: Path) -> Iterator[Row]:

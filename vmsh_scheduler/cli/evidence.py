@@ -124,14 +124,17 @@ def deploy_contract(
     json: AsJson = False,
 ) -> None:
     """Put the BatchAnchor contract onto a chain, at the cost of its entry's key. Said twice, it is done once."""
-    from vmsh_scheduler.anchors.deploy import run
     from vmsh_scheduler.anchors.facts import Facts
+    from vmsh_scheduler.anchors.pays import deploy
 
-    facts = rail_facts(ctx.obj, target)
+    context: Context = ctx.obj
+    facts = rail_facts(context, target)
     if facts is None:
         raise Usage(f"anchors.yaml has no entry for {target}", hint="add one below `eip155`")
+    settings = context.settings
+    off = "" if settings.anchor_write_enabled else settings.origins["anchor_write_enabled"]
     with reading_disk():
-        result = run(Facts({**facts.document, "again": again}, facts.environ))
+        result = deploy(Facts({**facts.document, "again": again, "off": off}, facts.environ))
     if json:
         as_json(result)
         return
@@ -144,18 +147,23 @@ def rail_facts(context: Context, target: str) -> "Facts | None":
     from vmsh_scheduler.anchors.facts import Facts
     from vmsh_scheduler.sources import grammar
     from vmsh_scheduler.sources.anchors_file import read_anchors
+    from vmsh_scheduler.sources.config_files import look
+    from vmsh_scheduler.sources.marks import config_error
 
-    path = context.settings.anchors_path
-    if not path.exists():
+    file = next(each for each in context.settings.config_paths if each.role == "anchors")
+    found = look([file])
+    if found.problems:
+        raise config_error(found.problems.values())
+    if file.role not in found.raw:
         return None
     try:
         wanted = grammar.target(target)
     except grammar.GrammarError as error:
         raise Usage(f"target {error}") from None
-    rail = read_anchors(path.read_bytes(), path.name, context.environ).rail(wanted)
+    rail = read_anchors(found.raw[file.role], file.name, context.environ).rail(wanted)
     if rail is None:
         return None
-    about = {"root": str(context.settings.root), "target": target, "rail": rail.entry, "railName": rail.name}
+    about = {"root": str(context.settings.root), "target": target, **rail.told}
     return Facts(about, context.environ)
 
 
