@@ -169,15 +169,16 @@ async def answers(options: RedisOptions) -> StoreDown | None:
 async def guarded(work: Awaitable[T]) -> T:
     """The result. Raises StoreDown or NotLeading for whatever the library raises.
 
-    The library waits by `asyncio.wait_for`, which up to Python 3.11 forgets a cancellation that comes at the wrong
-    moment; here it is remembered."""
+    The library waits by `asyncio.wait_for`, which up to Python 3.11 forgets a cancellation that comes together with
+    an answer or an error; here it is remembered, or whoever ends a term would wait for ever."""
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
-    with guarding():
-        found = await work
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return found
+    try:
+        with guarding():
+            return await work
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 @contextmanager
