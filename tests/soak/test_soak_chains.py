@@ -20,6 +20,7 @@ from tests.support.chained import (
 )
 from tests.support.daemon import Place
 from tests.support.tsa import make_authorities, serving
+from vmsh_scheduler.anchors.verify import verify
 
 KILLS = 20
 Record = Callable[[str, object], None]
@@ -75,3 +76,40 @@ def test_rfc3161_killed_around_the_reply(tmp_path: Path, record_property: Record
         rail = TsaRail(tsa, path="/held")
         played(Chained(rooted(tmp_path), [rail]).configured(), tsa_moments(rail, KILLS), lambda: None)
     record_property("anchors rfc3161", f"{KILLS} kills, {KILLS} batches: 0 receipts lost")
+
+
+def test_every_byte_of_what_is_stamped_and_paid(tmp_path: Path, record_property: Record) -> None:
+    """Batch, receipt with its token, and submission; without the node, which knows nothing that they do not say."""
+    (tmp_path / "ca").mkdir()
+    with a_chain() as (node, door, contract), serving(make_authorities(tmp_path / "ca")) as tsa:
+        rail = EvmRail(node, door, "flips", contract)
+        chained = Chained(rooted(tmp_path), [TsaRail(tsa), rail]).configured()
+        try:
+            chained.write("a")
+            daemon = chained.place.daemon().ready()
+            chained.wait_anchored()
+            node.mine(2)
+            chained.confirm(rail.target, daemon)
+            chained.wait_phases(rail.target, daemon, final=1)
+            daemon.stop()
+            assert chained.failing("--online") == []
+            flips = sum(_flipped(path, chained.place.root) for path in _kept(chained.place.root))
+            assert chained.failing("--online") == []
+        finally:
+            chained.place.close()
+    record_property("flipped bytes", f"{flips} flips of a batch, its receipt and its transaction, all seen")
+
+
+def _kept(root: Path) -> list[Path]:
+    found = [path for name in ("batches", "receipts", "submissions") for path in (root / "out" / name).rglob("*.json")]
+    assert len(found) == 3
+    return found
+
+
+def _flipped(path: Path, root: Path) -> int:
+    raw = path.read_bytes()
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        assert not verify(root).ok, (path.name, place, raw[max(0, place - 12) : place + 12])
+    path.write_bytes(raw)
+    return len(raw)
