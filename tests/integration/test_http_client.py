@@ -71,8 +71,14 @@ async def test_a_body_is_read_as_it_is_framed(client: HttpClient, answer: bytes 
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: " + b"a" * (2 * HEADERS_LIMIT),
         b"HTTP/1.1 100 Continue\r\n\r\n" * (HEADERS_LIMIT // 20),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"a" * (4 * HEADERS_LIMIT),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * (4 * HEADERS_LIMIT),
+        b"HTTP/1.1 099 Odd\r\n\r\n",
     ],
-    ids=["half", "half of chunks", "negative", "two lengths", "length and chunks", "upgrade", "101", "flood", "100s"],
+    ids=[
+        *("half", "half of chunks", "negative", "two lengths", "length and chunks", "upgrade", "101", "flood"),
+        *("100s", "trailers", "extensions", "no status"),
+    ],
 )
 async def test_anything_else_is_no_answer(client: HttpClient, answer: bytes | Answer) -> None:
     async with sink(answer) as consumer:
@@ -86,15 +92,83 @@ async def test_anything_else_is_no_answer(client: HttpClient, answer: bytes | An
     [
         reply(200, b"{}", "Connection: close"),
         reply(200, b"{}") + b"more than was asked for",
-        reply(200, b"{}") + reply(200, b"{}"),
+        reply(200, b"{}") + reply(500, b"of nobody"),
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ],
     ids=["close", "junk behind", "two answers", "HTTP/1.0"],
 )
 async def test_a_spent_connection_is_not_used_again(client: HttpClient, answer: bytes) -> None:
     async with sink(answer) as consumer:
-        assert [(await post(client, consumer)).status for _ in range(2)] == [200, 200]
+        assert [await post(client, consumer) for _ in range(2)] == [Reply(200, b"{}")] * 2
         assert (consumer.connections, len(consumer.asked)) == (2, 2)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+async def test_a_body_in_the_smallest_chunks_is_a_body(client: HttpClient, size: int) -> None:
+    chunk = b"%x\r\n%s\r\n" % (size, b"x" * size)
+    parts = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 30_000 + b"0\r\n\r\n"
+    async with sink(parts) as consumer:
+        found = await client.get(consumer.url, {}, timeout_s=5, limit=1_000_000)
+    assert found.head == b"x" * size * 30_000
+
+
+async def test_an_error_whose_trailers_never_end_costs_no_more_than_its_headers(client: HttpClient) -> None:
+    sent = 0
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ")
+        while not writer.transport.is_closing():
+            writer.write(b"a" * 1024)
+            await writer.drain()
+            sent += 1024
+
+    async with sink(endless) as consumer:
+        assert (await post(client, consumer)).status == 500
+    assert sent < 4_000_000, "what lies in the buffers of two sockets, at most"
+
+
+async def test_an_answer_before_the_question_was_taken_spends_its_connection(client: HttpClient) -> None:
+    over = asyncio.Event()
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply())
+        await over.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(early, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    for _ in range(2):
+        large = await client.post(url, b"z" * 8_000_000, {}, timeout_s=5, trusted=True)
+        assert large.status == 200
+    over.set()
+    server.close()
+    await client.close()
+    await asyncio.sleep(0)
+
+
+async def test_no_more_connections_wait_than_may_be_used() -> None:
+    client = HttpClient(limit=2)
+    async with sink() as one, sink() as two, sink() as three:
+        for consumer in (one, two, three):
+            await post(client, consumer)
+        await until(lambda: len(one.open) + len(two.open) + len(three.open) == 2)
+        assert not one.open
+        await client.close()
+
+
+async def test_who_waits_in_line_hears_that_the_client_is_closed() -> None:
+    async def never(writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    client = HttpClient(limit=1)
+    async with sink(never) as consumer:
+        calls = [asyncio.create_task(post(client, consumer)) for _ in range(3)]
+        await until(lambda: len(consumer.asked) == 1)
+        await client.close()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [end.kind for end in ended if isinstance(end, CallFailed)] == ["connect"] * 3
 
 
 async def test_what_comes_while_nobody_asked_ends_the_connection(client: HttpClient) -> None:

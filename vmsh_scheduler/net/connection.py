@@ -7,7 +7,10 @@ from typing import cast
 import httptools
 
 HEADERS_LIMIT = 64 * 1024
-"""Bytes up to the end of the headers, those of interim answers (1xx) included."""
+"""Bytes of an answer that are no body: status line, headers, interim answers (1xx), sizes and extensions of chunks,
+trailers. The parser joins a header that comes in pieces, which is dear for a long one."""
+_DEAREST = 9
+"""Bytes that a byte of body may take: chunks of one byte each take six."""
 LINGER_S = 0.1
 """A good answer's body is not waited for; one that comes at once leaves the connection fit for the next call."""
 
@@ -115,12 +118,12 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._bad(str(error))
             return
-        if not self._answer.status and self._read > HEADERS_LIMIT:
-            self._bad("headers without end")
+        if self._read - _DEAREST * self._size > HEADERS_LIMIT and not self._answer.whole:
+            self._bad("headers or trailers without end")
 
     def on_message_begin(self) -> None:
-        if self._answer.whole:  # more than was asked for
-            self.reusable = False
+        if self._answer.whole:
+            raise Garbled("more than was asked for")  # nothing of it may get into the answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
@@ -130,6 +133,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status == 101:
             raise Garbled("another protocol, which nobody asked for")
+        if status < 100:
+            raise Garbled("no status")
         if status < 200:
             self._answer.framed = False
             return
@@ -152,8 +157,12 @@ class Connection(asyncio.Protocol):
         if not self._answer.status:  # of an interim answer: the real one follows
             return
         self._answer.whole = True
-        self.reusable = self.reusable and self._parser.should_keep_alive()
+        self.reusable = self.reusable and self._parser.should_keep_alive() and self._all_sent()
         self._finish()
+
+    def _all_sent(self) -> bool:
+        """False: the answer came before the whole request was taken."""
+        return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def _late(self) -> None:
         if self._lingers and self._answer.status:

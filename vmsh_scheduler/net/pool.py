@@ -68,6 +68,8 @@ class Pool:
         if connection.reusable:
             loop = asyncio.get_running_loop()
             connection.idle_since = loop.time()
+            if len(self._open) - self._all_used >= self._limit:
+                self._drop_oldest()
             self._idle.setdefault(place, deque()).append(connection)
             if self._sweep_at is None:
                 self._sweep_at = loop.call_later(IDLE_S, self._sweep)
@@ -81,6 +83,10 @@ class Pool:
             self._sweep_at.cancel()
             self._sweep_at = None
         self._idle.clear()
+        for _, turn in self._line:
+            if not turn.done():
+                turn.set_exception(ConnectionResetError("the client is closed"))
+        self._line.clear()
         for connection in list(self._open):
             self._drop(connection)
 
@@ -145,6 +151,17 @@ class Pool:
             raise
         self._open.add(connection)
         return connection
+
+    def _drop_oldest(self) -> None:
+        """As many may wait as may be used: a stranger who names many ports takes no more descriptors."""
+        place = min((place for place, waiting in self._idle.items() if waiting), key=self._since, default=None)
+        if place is not None:
+            self._drop(self._idle[place].popleft())
+            if not self._idle[place]:
+                del self._idle[place]
+
+    def _since(self, place: Place) -> float:
+        return self._idle[place][0].idle_since
 
     def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
