@@ -77,7 +77,7 @@ def open_ones_only(right: Original) -> Original:
 
 
 def by_their_own_name_only(right: Original) -> Original:
-    return lambda out, name: set()
+    return lambda out, one, told: set()
 
 
 def asked_after_the_look(right: Original) -> Original:
@@ -138,7 +138,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "silence means never sent": (transact, "sent", given_up_in_silence),
     "pays for a grown super-batch as a whole": (paid, "parts", as_it_is_asked_for),
     "forgets what became final before the retry": (paid, "_candidates", open_ones_only),
-    "does not look below what is open": (paid, "_items", by_their_own_name_only),
+    "does not look below what is open": (paid, "_covered", by_their_own_name_only),
     "asks what is lost after it looked": (Deepening, "_moved", asked_after_the_look),
     "does not look at what was replaced": (Deepening, "_found", only_the_newest),
     "forgets the bytes of what was replaced": (Submission, "instead", without_the_old_bytes),

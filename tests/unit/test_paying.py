@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -23,6 +24,7 @@ from vmsh_scheduler.anchors import combine, confirm, disk, receipts, submission_
 from vmsh_scheduler.anchors.chain import Anchor, Refused, Signed, Unreachable
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Corrupt, Invalid
+from vmsh_scheduler.anchors.subject import read_subject
 from vmsh_scheduler.anchors.submission import Book, Phase
 from vmsh_scheduler.domain.batch import OPEN_MARKS, Document, render, with_digest
 from vmsh_scheduler.errors import Denied, SchedulerError
@@ -238,6 +240,10 @@ def test_what_is_faulty_is_not_paid_again_until_its_file_is_moved_away(tmp_path:
     assert result["warnings"] == [f"skipped, {known.tx} paid for it: it says another root"]
     world.network.mine()
     assert [world.payments(batch) for batch in BATCHES] == [0, 1, 0]
+    world.owed.add("b1")
+    again = world.verb("together", "b2", Moment())
+    assert again is not None
+    assert again["warnings"] == result["warnings"]
     (tmp_path / "out" / "submissions" / "model-1" / "b1.json").unlink()
     world.owed.add("b1")
     world.verb("together", "b3", Moment())
@@ -258,6 +264,78 @@ def test_receipts_that_cannot_be_read_make_nothing_paid_twice(tmp_path: Path) ->
         path.write_text("{")
     world.owed = {"b1", "b2"}
     assert world.verb("together", "b3", Moment()) is not None
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [1, 1, 1]
+
+
+def _cut(path: Path) -> None:
+    path.write_text(path.read_text()[:-40])
+
+
+def _renamed(path: Path) -> None:
+    """One digit of a member's id."""
+    path.write_text(path.read_text().replace('"b2"', '"b3"'))
+
+
+@pytest.mark.parametrize("asked", [("b1",), ("b2",), BATCHES], ids="+".join)
+@pytest.mark.parametrize("harm", [Path.unlink, _cut, _renamed])
+def test_what_a_super_batch_covers_stands_in_the_book(
+    tmp_path: Path, harm: Callable[[Path], None], asked: tuple[str, ...]
+) -> None:
+    """Signed, and killed before the receipts said so; then its batch file is harmed."""
+    world = World(tmp_path, asked={"b1", "b2", *asked}, owed={"b1"})
+    with mock.patch.object(ModelChain, "send", side_effect=Denied("401")):
+        world.verb("together", "b2", Moment())
+    (path,) = (tmp_path / "out" / "batches").glob("*-super-*.json")
+    (entry,) = world.book.every()
+    assert [name for name, _ in entry.members] == ["b1", "b2"]
+    sound = path.read_text()
+    harm(path)
+    world.owed = set(asked)
+    world.verb("together", asked[-1], Moment())
+    world.verb("confirm", "", Moment())
+    path.write_text(sound)
+    world.network.mine()
+    assert [world.payments(batch) for batch in BATCHES] == [1, 1, int("b3" in asked)]
+    check_settled(world)
+
+
+def test_an_entry_without_members_covers_what_its_batch_file_says(tmp_path: Path) -> None:
+    """From before they were written down; signed, or final with receipts that were lost."""
+    world = World(tmp_path, asked=set(BATCHES), owed={"b1"})
+    with mock.patch.object(ModelChain, "send", side_effect=Denied("401")):
+        world.verb("together", "b2", Moment())
+    (path,) = (tmp_path / "out" / "submissions" / "model-1").glob("*.json")
+    document = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("digest", "members")}
+    path.write_text(render(with_digest(document)))
+    world.owed = set(BATCHES)
+    check_settled(world)
+    shutil.rmtree(tmp_path / "out" / "receipts")
+    world.asked.remove("b3")  # by itself, and not asked for again: its receipt stays away
+    world.owed = {"b1"}
+    check_settled(world)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "begun anew by another target"])
+def test_receipts_that_are_lost_make_nothing_paid_twice(tmp_path: Path, anew: bool) -> None:
+    world = World(tmp_path, asked={"b1", "b2"}, owed={"b1"})
+    world.verb("together", "b2", Moment())
+    check_settled(world)
+    out = tmp_path / "out"
+    shutil.rmtree(out / "receipts")
+    if anew:
+        subject, (entry,) = read_subject(world.facts("b1")), world.book.every()
+        covered = receipts.covered_by(subject.batch, subject.document, ())
+        receipts.record(out, covered, {**entry.attestation(), "chain": "model:2"})
+    world.verb("anchor", "b1", Moment())
+    world.network.mine()
+    assert world.payments("b1") == 1
+    via = [
+        anchor["via"]["batch"] for anchor in receipts.read(receipts.path_of(out, "b1"))["anchors"] if "via" in anchor
+    ]
+    assert via == [entry.batch for entry in world.book.every()]
+    world.owed = {"b1"}
+    world.verb("together", "b3", Moment())
     world.network.mine()
     assert [world.payments(batch) for batch in BATCHES] == [1, 1, 1]
 
@@ -549,6 +627,13 @@ def test_one_that_lost_its_mark_is_looked_at_again(tmp_path: Path) -> None:
         {"earlier": [{"tx": 1, "raw": "", "details": {}}]},
         {"earlier": [{"tx": "a", "raw": "", "details": {"nonce": "1"}}]},
         {"earlier": [5]},
+        {"members": None},
+        {"members": "b2"},
+        {"members": ["b2"]},
+        {"members": [["b2"]]},
+        {"members": [["b2", "sha256:00"]]},
+        {"members": [["../x", "sha256:" + "0" * 64]]},
+        {"members": [["b2", "sha256:" + "0" * 64, ""]]},
     ],
     ids=str,
 )

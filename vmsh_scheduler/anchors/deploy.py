@@ -3,7 +3,7 @@
 What was signed is on disk before it is sent: a deployment that was interrupted goes on with the same bytes."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vmsh_scheduler.errors import Usage
 BYTECODE = Path(__file__).parent / "contract" / "BatchAnchor.bin"
 WAIT_S = 180.0
 LOOK_EVERY_S = 0.25
+_RESTORE = "restore it, or move it away to deploy anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,5 +147,12 @@ def _read(path: Path) -> Deployment | None:
         return None
     document = load(raw)
     if isinstance(document, str) or not digest_holds(document):
-        raise Corrupt(f"{path} was changed or cut short", hint="restore it, or move it away to deploy anew")
-    return Deployment(**{name: value for name, value in document.items() if name != "digest"})
+        raise Corrupt(f"{path} was changed or cut short", hint=_RESTORE)
+    try:
+        found = Deployment(**{name: value for name, value in document.items() if name != "digest"})
+    except TypeError as error:
+        raise Corrupt(f"{path} is of another format: {error}", hint=_RESTORE) from None
+    for each in fields(found):
+        if type(getattr(found, each.name)) is not each.type:
+            raise Corrupt(f"{path} is of another format: {each.name}", hint=_RESTORE)
+    return found

@@ -17,6 +17,8 @@ from vmsh_scheduler.domain.batch import BadBatch, Batch, Document, is_hash, is_i
 
 Item = tuple[object, object]
 """Id and root of a batch."""
+_SUPER = "-super-"
+"""In the name of all that `combine` made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +39,17 @@ def divided(book: Book, out: Path, asked: Subject) -> Division:
     kept, doubtful = [], []
     covered: set[Item] = set()
     for name, told in _candidates(book, out, wanted).items():
-        one, items = None, told | _items(out, name)
         try:
             one = book.get(name)
         except Corrupt as error:
-            items |= {item for item in wanted if item[0] == name}
+            items = told | _items(out, name) | {item for item in wanted if item[0] == name}
             if items & wanted.keys():
                 doubtful.append(error)
                 covered |= items
+            continue
         if one is None or one.phase is Phase.LOST:
             continue
-        items = {item for item in items if item[0] != name} | {(one.batch, one.root)}
+        items = {item for item in _covered(out, one, told) if item[0] != name} | {(one.batch, one.root)}
         if items & wanted.keys():
             kept.append(one)
             covered |= items
@@ -56,18 +58,15 @@ def divided(book: Book, out: Path, asked: Subject) -> Division:
 
 
 def _candidates(book: Book, out: Path, wanted: Iterable[tuple[str, str]]) -> Mapping[str, set[Item]]:
-    """Batches that the book may know and that may cover some: those not settled, and those that receipts name. Where
-    a receipt cannot be read, all that there are."""
-    open_ones = [one.batch for one in book.open()]
-    found: dict[str, set[Item]] = {name: set() for name in (*open_ones, *book.damaged)}
+    """All that the book has, and what receipts tell of each: they are no witness of what is missing in them, for one
+    that was lost may have been begun anew by another target."""
+    book.open()  # a copy without its dotfiles is marked anew
+    found: dict[str, set[Item]] = {name: set() for name in (*book.batches(), *book.damaged)}
     for identity, _ in wanted:
         found.setdefault(identity, set())
         try:
             receipt = receipts.read(receipts.path_of(out, identity))
-        except FileNotFoundError:
-            continue
         except (Invalid, OSError):
-            found = {**{name: set() for name in book.batches()}, **found}
             continue
         for anchor in receipt["anchors"]:
             via = anchor.get("via")
@@ -75,6 +74,14 @@ def _candidates(book: Book, out: Path, wanted: Iterable[tuple[str, str]]) -> Map
             if anchor["chain"] == book.target and isinstance(name, str) and is_id(name):
                 found.setdefault(name, set()).add((identity, receipt["batchRoot"]))
     return found
+
+
+def _covered(out: Path, one: Submission, told: set[Item]) -> set[Item]:
+    """As the book says. An entry from before it said so: as receipts and the batch file do, which is big and read only
+    where it may be a super-batch's."""
+    if one.members:
+        return set(one.members)
+    return told | (_items(out, one.batch) if one.unfinished or _SUPER in one.batch else set())
 
 
 def _items(out: Path, name: str) -> set[Item]:
@@ -114,7 +121,7 @@ def parts(facts: Facts, book: Book, asked: Subject) -> tuple[list[Subject], list
             if not new and one is going_on[-1]:
                 raise
             warnings.append(f"batch {one.batch}: {error}")
-    faulty = [f"skipped, {one.tx} paid for it: {one.fault}" for one in found.kept if one.phase is Phase.FAULTY and new]
+    faulty = [f"skipped, {one.tx} paid for it: {one.fault}" for one in found.kept if one.phase is Phase.FAULTY]
     return [*subjects, *new], [*warnings, *faulty]
 
 

@@ -23,6 +23,12 @@ class Subject:
     members: tuple[Batch, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """Of a super-batch: id and root of all that were combined, also of those whose file changed since."""
+        listed = self.document.get("batches")
+        return tuple((one["id"], one["root"]) for one in listed) if isinstance(listed, list) else ()
+
 
 def read_subject(facts: Facts) -> Subject:
     """Invalid unless the file, when there is one, has the id and root that were given (decision 23)."""
@@ -53,7 +59,10 @@ def subject_of(out: Path, one: Submission) -> Subject:
     batch = {"id": one.batch, "root": one.root}
     if file.exists() or not _came_alone(out, one):
         batch["file"] = str(file)
-    return read_subject(Facts({"batch": batch, "namespace": one.namespace}, {}))
+    subject = read_subject(Facts({"batch": batch, "namespace": one.namespace}, {}))
+    if one.members and subject.listed != one.members:
+        raise Invalid(f"{file} lists other batches than were paid for with {one.tx}", hint="restore it")
+    return subject
 
 
 def _came_alone(out: Path, one: Submission) -> bool:

@@ -89,6 +89,9 @@ class Submission:
     """Transactions before this one that were lost or replaced; one of them may be mined all the same."""
     told: bool = False
     """The receipts say all this."""
+    members: tuple[tuple[str, str], ...] = ()
+    """Of a super-batch: id and root of each that it covers. Empty = a batch by itself, or an entry from before this
+    was written down."""
 
     @property
     def unfinished(self) -> bool:
@@ -282,7 +285,7 @@ class Book:
 def read(path: Path) -> Submission:
     """Raises Corrupt where trying again does not help, else OSError."""
     try:
-        return _read(disk.read(path, disk.SMALL_LIMIT), path)
+        return _read(disk.read(path, disk.BATCH_LIMIT), path)  # it lists as many members as a batch file
     except Corrupt:
         raise
     except Invalid as error:
@@ -294,8 +297,8 @@ def read(path: Path) -> Submission:
 
 
 def _document(submission: Submission) -> Document:
-    plain = asdict(submission)
-    return with_digest({**plain, "phase": str(submission.phase), "earlier": list(plain["earlier"])})
+    plain, members = asdict(submission), [list(one) for one in submission.members]
+    return with_digest({**plain, "phase": str(submission.phase), "earlier": list(plain["earlier"]), "members": members})
 
 
 def _read(raw: bytes, path: Path) -> Submission:
@@ -307,6 +310,7 @@ def _read(raw: bytes, path: Path) -> Submission:
     values = {key: value for key, value in document.items() if key != "digest"}
     try:
         values |= {"phase": Phase(values["phase"]), "earlier": tuple(Signed(**one) for one in values["earlier"])}
+        values["members"] = _members(values.get("members", []))
         found = Submission(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"{path} is of another format: {error}", hint=_RESTORE) from None
@@ -314,6 +318,16 @@ def _read(raw: bytes, path: Path) -> Submission:
     if wrong:
         raise Corrupt(f"{path} is of another format: {wrong}", hint=_RESTORE)
     return found
+
+
+def _members(listed: object) -> tuple[tuple[str, str], ...]:
+    """Raises ValueError, TypeError: read as fewer than there are, the others would be paid for again."""
+    if not isinstance(listed, list):
+        raise TypeError("members")
+    for one in listed:
+        if not isinstance(one, list) or len(one) != 2 or not is_id(one[0]) or not is_hash(one[1]):
+            raise ValueError("members")
+    return tuple((identity, root) for identity, root in listed)
 
 
 def _misfit(one: Submission | Signed) -> str:

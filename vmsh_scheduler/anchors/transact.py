@@ -167,7 +167,8 @@ def _known(book: Book, identity: str, root: str) -> Submission | None:
 def _signed(facts: Facts, chain: Chain, subject: Subject, before: Submission | None) -> Submission:
     signed = chain.sign(Anchor(subject.batch.id, hash_bytes(subject.batch.root)))
     if before is not None:
-        return replace(before.instead(signed, now_s()), account=chain.account)
+        members = subject.listed or before.members
+        return replace(before.instead(signed, now_s()), account=chain.account, members=members)
     return Submission(
         target=chain.target,
         account=chain.account,
@@ -181,6 +182,7 @@ def _signed(facts: Facts, chain: Chain, subject: Subject, before: Submission | N
         cadence=facts.text("cadence", "VMSH_CADENCE"),
         need=chain.need,
         details=signed.details,
+        members=subject.listed,
     )
 
 
