@@ -156,7 +156,7 @@ def test_overdue_degrades_even_while_the_node_is_down(chained: Chained, evm: Evm
     assert daemon.health()["status"] == "healthy"
     chained.aged(evm.target, 25)
     evm.door.fail("*", "refused", times=10_000)
-    chained.place.cli("trigger", f"_anchors/{evm.target}").ok()
+    chained.trigger(evm.target)
     daemon.wait_line("confirmation failed")
     found = daemon.health()
     assert (found["status"], found["attestations"][evm.target]["overdue"]) == ("degraded", 1)
@@ -220,7 +220,7 @@ def test_the_kill_switch_pays_nothing(chained: Chained, evm: EvmRail, tsa: Tsa) 
     chained.write("b")
     chained.place.environ["ANCHOR_WRITE_ENABLED"] = "0"
     daemon = chained.place.daemon().ready()
-    chained.place.cli("trigger", f"_anchors/{evm.target}").ok()
+    chained.trigger(evm.target)
     daemon.wait_until(lambda: daemon.samples().get(SWITCHED_OFF, 0) >= 5, "slots that were skipped")
     daemon.stop()
     assert (evm.paid(), evm.door.seen.calls) == (0, [])
