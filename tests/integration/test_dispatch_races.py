@@ -23,6 +23,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.engine.errand import body_of
 from vmsh_scheduler.engine.handed import Collector, HandedExecutor
+from vmsh_scheduler.errors import StoreDown
 from vmsh_scheduler.stores.redis.dispatch import RedisDispatch
 from vmsh_scheduler.stores.redis.keys import AGENTS
 
@@ -87,7 +88,8 @@ class Settled:
             outcome = await handed.run(pooled(), run)
             self._ids.append(run.id)
             if len(self._ids) >= 200:
-                await self.forget()
+                with suppress(StoreDown):  # Redis is late: they go with the next ones
+                    await self.forget()
             if outcome.status is Status.OK:
                 self.done[str(number)] += 1
                 return
@@ -97,7 +99,11 @@ class Settled:
 
     async def forget(self) -> None:
         ids, self._ids = self._ids, []
-        await self._dispatch.forget(ids)
+        try:
+            await self._dispatch.forget(ids)
+        except StoreDown:
+            self._ids += ids
+            raise
 
 
 def pooled() -> Job:
