@@ -44,7 +44,7 @@ def bitcoin(request: pytest.FixtureRequest, node: BitcoinNode | None) -> Iterato
     name = request.node.originalname.removeprefix("test_")
     real = request.param == "real"
     if RECORD and not real:
-        pytest.skip("recording")
+        pytest.skip("the recordings are being made: only a real node is asked")
     with bench(name, node if real else None, record=RECORD) as found:
         yield found
 

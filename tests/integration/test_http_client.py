@@ -1,7 +1,6 @@
 """HTTP/1.1 as a client has to bear it: interim answers, bodies of every framing, and connections that are spent."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -246,7 +245,6 @@ async def test_what_is_asked_for_is_what_the_url_says(client: HttpClient) -> Non
     assert second.line == "GET /a%3Ab HTTP/1.1"
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 async def test_the_next_address_is_tried_when_the_first_is_dead(client: HttpClient) -> None:
     """`localhost` is ::1 first on most machines, where nobody listens."""
     async with sink() as consumer:

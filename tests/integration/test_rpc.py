@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -31,8 +31,8 @@ def node() -> Iterator[Door]:
 
 
 @contextmanager
-def listening(say: bytes) -> Iterator[str]:
-    """Says this to whoever connects, once, and then nothing."""
+def talking(talk: Callable[[socket.socket], object]) -> Iterator[str]:
+    """`talk` is left alone with whoever connects first, and has asked something."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -40,14 +40,21 @@ def listening(say: bytes) -> Iterator[str]:
                 client, _ = server.accept()
                 with client:
                     client.recv(65_536)
-                    client.sendall(say)
-                    client.recv(1)
+                    talk(client)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def listening(say: bytes) -> Iterator[str]:
+    """Says this to whoever connects, once, and then nothing."""
+    with talking(lambda client: (client.sendall(say), client.recv(1))) as url:
+        yield url
 
 
 def test_a_call(node: Door) -> None:
@@ -135,22 +142,14 @@ def test_an_answer_without_end(node: Door, monkeypatch: pytest.MonkeyPatch) -> N
 def pouring(head: bytes, most: int) -> Iterator[tuple[str, list[int]]]:
     """Answers with `head` and then as much as is taken; how many bytes that were."""
     taken = [0]
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            with suppress(OSError):
-                client, _ = server.accept()
-                with client:
-                    client.recv(65_536)
-                    client.sendall(head)
-                    while taken[0] < most:
-                        taken[0] += client.send(b"x" * 65_536)
+    def pour(client: socket.socket) -> None:
+        client.sendall(head)
+        while taken[0] < most:
+            taken[0] += client.send(b"x" * 65_536)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", taken
-        thread.join(10)
-        assert not thread.is_alive()
+    with talking(pour) as url:
+        yield url, taken
 
 
 ENDLESS = {
