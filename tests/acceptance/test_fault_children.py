@@ -18,6 +18,7 @@ LIMITS = ("timeout: 1s", "grace: 500ms")
 LATEST_S = 1.0 + 0.5 + 10.0
 """timeout + grace, and patience with a machine that is busy; the exact figures are the soak's."""
 HEALTHY_SLOTS = 6
+LATEST_SLOTS = 10
 RSS_GROWTH_KB = 16 << 10
 """Far below what is flooded: no part of the output may pile up in the daemon."""
 
@@ -202,7 +203,10 @@ def test_the_healthy_cadence_misses_no_slot(ward: Ward) -> None:
     books = ward.site.books()
     assert gaps(books, {ward.healthy.job: SECOND}) == []
     mine = [decision for decision in books.decisions if decision.job_id == ward.healthy.job]
-    # On a machine that is busy with others a run may take longer than its period; nothing else is an excuse.
-    assert {decision.verdict for decision in mine if decision.reason is not Reason.OVERLAP} == {Verdict.FIRED}
+    # On a machine that is busy with others a run may take longer than its period, or we come too late for some slots
+    # (no later than below); nothing else is an excuse.
+    excused = {Reason.OVERLAP, Reason.COALESCED}
+    assert [one for one in mine if one.reason not in excused and one.verdict is not Verdict.FIRED] == []
+    assert all(one.count <= LATEST_SLOTS for one in mine if one.reason is Reason.COALESCED)
     late = [e.start_delay for e in books.executions if e.run.job_id == ward.healthy.job][:-1]
-    assert max(late) < 10 * SECOND, late
+    assert max(late) < LATEST_SLOTS * SECOND, late

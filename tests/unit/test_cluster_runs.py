@@ -136,6 +136,26 @@ class TestHandedBack:
         assert [(run.slot, run.attempt) for run in member.runs] == [(NOON, 1)]
         assert crew.table.outcomes == {}
 
+    async def test_whoever_hands_back_twice_leaves_the_next_tries_to_others(self) -> None:
+        """However much quicker it is to claim."""
+        crew = Crew(cadence(60))
+        stranger, member = crew.join("old", jobs={}), crew.join("new")
+        await crew.lead()
+        await crew.step()
+        await crew.step(SECOND)
+        assert (stranger.worker.claimed, len(member.runs)) == (2, 0)
+        await crew.step(SECOND)
+        assert (stranger.worker.claimed, len(member.runs)) == (2, 1)
+
+    async def test_handed_back_once_is_a_change_under_way_that_holds_nothing_up(self) -> None:
+        crew = Crew(cadence(60))
+        member = crew.join("w", jobs={JOB.id: replace(JOB, revision="r0")})
+        await crew.lead()
+        await crew.step()
+        member.jobs = dict(crew.jobs)
+        await crew.step(SECOND)
+        assert len(member.runs) == 1
+
     async def test_a_job_that_the_worker_does_not_have(self) -> None:
         crew = Crew(cadence(60))
         stranger = crew.join("other", jobs={})

@@ -17,6 +17,10 @@ from vmsh_scheduler.ports import Claim, Clock, Dispatch, Executor, Observer
 
 LOOK: Millis = SECOND
 """The longest between two looks at the queue; words that it has something are heard before."""
+STAND_BACK: Millis = 3 * LOOK
+"""A pool of which the same job, one that we have otherwise, came twice is left to others for so long: its next tries, a
+second apart, are theirs. Else whoever is quickest to claim and hand back would keep the job from everybody."""
+MOST_UNLIKE = 1_000
 CLAIMED_AT_ONCE = 100
 GUARD_S = 0.25
 """How late a claim's end may be noticed while the store lets us wait."""
@@ -68,6 +72,10 @@ class Worker:
         self._held: dict[str, Held] = {}
         self._empty: set[str] = set()
         """Pools that had less than was asked for: they are asked again when somebody says so, or after `LOOK`."""
+        self._unlike: set[str] = set()
+        """Job and revision of what was handed back."""
+        self._back_at: dict[str, Millis] = {}
+        """When a pool is claimed of again that was left to others."""
         self._look_at: Millis = 0
         self._extend_at: Millis = 0
         self._down_until: Millis = 0
@@ -237,7 +245,9 @@ class Worker:
 
     def _wanted(self) -> dict[str, int]:
         """How many each pool would take now, of those that may have some."""
-        free = {pool: self._free(pool) for pool in self.pools if pool not in self._empty}
+        now = self._clock.elapsed()
+        asked = [pool for pool in self.pools if pool not in self._empty and self._back_at.get(pool, 0) <= now]
+        free = {pool: self._free(pool) for pool in asked}
         return {pool: min(count, CLAIMED_AT_ONCE) for pool, count in free.items() if count > 0}
 
     def _took(self, wanted: Mapping[str, int], answers: Iterable[Sequence[Claim] | BaseException]) -> None:
@@ -265,8 +275,19 @@ class Worker:
         held.task = asyncio.get_running_loop().create_task(self._carry(held))
         held.task.add_done_callback(lambda task: self._ended(held, task))
 
+    def _stand_back(self, claim: Claim) -> None:
+        """The first time may be a change of configuration that is under way: the next try comes with the new one."""
+        unlike = f"{claim.task.body.get('job')} {claim.task.body.get('revision')}"
+        if unlike in self._unlike:
+            self._back_at[claim.task.pool] = self._clock.elapsed() + STAND_BACK
+        elif len(self._unlike) >= MOST_UNLIKE:
+            self._unlike.clear()
+        self._unlike.add(unlike)
+
     async def _carry(self, held: Held) -> None:
         errand = self._errand(held.claim)
+        if errand is HANDED_BACK:
+            self._stand_back(held.claim)
         if isinstance(errand, Outcome):
             held.outcome = errand
             await self._try_to_post(held)
@@ -278,14 +299,12 @@ class Worker:
             job = self._find_job(claim)
         except WRONG:  # what came with it is of another version, or nobody's: no reason to stop working
             return NOT_UNDERSTOOD
-        return errand_of(claim, job, self._clock.now())
+        errand = errand_of(claim, job, self._clock.now())
+        unable = isinstance(errand, Errand) and type(errand.job.action) not in self.executors
+        return HANDED_BACK if unable else errand
 
     async def _execute(self, held: Held, errand: Errand) -> None:
-        executor = self.executors.get(type(errand.job.action))
-        if executor is None:
-            held.outcome = HANDED_BACK
-            await self._try_to_post(held)
-            return
+        executor = self.executors[type(errand.job.action)]
         try:
             held.outcome = await executor.run(errand.job, errand.run)
             await self._try_to_post(held)
