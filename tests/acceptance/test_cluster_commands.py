@@ -65,7 +65,7 @@ def _claimed(cluster: Instances, name: str) -> int:
 
 @pytest.mark.parametrize("rule", ["retry", "hold"])
 def test_a_worker_that_is_killed_in_mid_command_leaves_an_unknown_run(cluster: Instances, rule: str) -> None:
-    boot(cluster, work(cluster, "slow", f"on_unknown: {rule}", seconds=5, every="1h"))
+    boot(cluster, work(cluster, "slow", f"on_unknown: {rule}", seconds=12, every="1h"))
     leader, follower = cluster.leader(), cluster.follower()
     first = until(lambda: ledger(cluster)[:1], "a start")[0]
     worker = until(lambda: next((name for name in ("a", "b") if _busy(cluster, name)), None), "whoever runs it")

@@ -215,12 +215,17 @@ class Chained:
         for rail in self.rails:
             until(lambda rail=rail: len(self.anchored(rail.target)) >= count, f"{count} receipts of {rail.target}")  # type: ignore[misc]  # mypy cannot infer a lambda's defaults
 
-    def confirm(self, target: str, daemon: Daemon) -> Document:
-        """Has the daemon make its pass now, and waits for its end."""
-        job = f"_anchors/{target}"
-        before = len(daemon.lines("confirmation success", job=job, cause="manual"))
+    def confirm(self, target: str, daemon: Daemon) -> None:
+        """Has the daemon make its pass now, and waits for its end; there is none when one that it made by itself has
+        just settled everything."""
+        told = {"job": f"_anchors/{target}", "cause": "manual"}
+        before = len(daemon.lines("confirmation success", **told))
         self.trigger(target)
-        return daemon.wait_line("confirmation success", after=before, job=job, cause="manual")
+        settled = Book(self.out, target)
+        until(
+            lambda: len(daemon.lines("confirmation success", **told)) > before or not settled.unfinished(),
+            f"a pass over {target}",
+        )
 
     def trigger(self, target: str) -> None:
         """A pass that the daemon makes by itself may be under way: that one is waited for."""
