@@ -332,6 +332,43 @@ class TestTime:
         assert [kind for kind, _ in desk.observed] == ["error", "success"]
         assert again.status is Status.OK
 
+    async def test_hurry_in_the_turn_in_which_the_market_comes_sends_nothing(self) -> None:
+        asked, market = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        async def late(wallet: str) -> Mapping[str, object]:
+            asked.set()
+            return await market  # type: ignore[no-any-return]  # a future of the loop's is one of anything
+
+        async with sink() as consumer:
+            executor = CallbackExecutor(HttpClient, late, StoppedClock(), "i")
+            job = job_of(consumer.url)
+            running = asyncio.create_task(executor.run(job, run_of(job, NOON)))
+            await asked.wait()
+            market.set_result(MARKET)
+            executor.hurry()
+            assert (await running).code == "cancelled"
+            await executor.close()
+        assert consumer.asked == []
+
+    async def test_hurry_while_a_market_that_was_too_late_unwinds_is_no_error(self) -> None:
+        unwinding, over = asyncio.Event(), asyncio.Event()
+
+        async def stubborn(wallet: str) -> Mapping[str, object]:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                unwinding.set()
+                await over.wait()
+            return {}
+
+        executor = CallbackExecutor(HttpClient, stubborn, StoppedClock(), "i")
+        job = job_of("http://127.0.0.1:1/", timeout=20)
+        running = asyncio.create_task(executor.run(job, run_of(job, NOON)))
+        await unwinding.wait()
+        executor.hurry()
+        over.set()
+        assert (await running).message == "market_unavailable:This operation was aborted"
+
     async def test_cancelling_ends_it_too(self, desk: Desk) -> None:
         async with sink(self.drip) as consumer:
             running = asyncio.create_task(desk.run(consumer.url))

@@ -192,6 +192,35 @@ async def test_a_connection_that_the_other_side_closed_is_noticed(client: HttpCl
     assert consumer.connections == 2
 
 
+async def hung_up_on() -> tuple[asyncio.Server, str, list[bytes]]:
+    """A server that answers one question per connection, and hangs up on the second."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (reply(200, b"first"), b""):
+            if line := await reader.readline():
+                heard.append(line.split(b" ", 1)[0])
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", heard
+
+
+async def test_a_get_that_met_a_closing_connection_asks_anew_and_a_post_does_not(client: HttpClient) -> None:
+    """RFC 9110 section 9.2.2: a POST may have been heard."""
+    server, url, heard = await hung_up_on()
+    for _ in range(3):
+        assert (await client.get(url, {}, timeout_s=5, limit=100)).head == b"first"
+    assert heard == [b"GET"] * 5
+    with pytest.raises(CallFailed) as failed:
+        await client.post(url, b"", {}, timeout_s=5, trusted=True)
+    assert (failed.value.kind, heard[5:]) == ("connect", [b"POST"])
+    server.close()
+
+
 async def test_a_call_that_is_given_up_takes_its_connection_along(client: HttpClient) -> None:
     async def never(writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()

@@ -111,8 +111,6 @@ class Names:
         self.asked.append(host)
         return [info for ip in self.answers.pop(0) for info in literal(ip, port)]
 
-    async def close(self) -> None: ...
-
 
 def stranger(**given: object) -> HttpClient:
     """A client that lets nobody in but what `given` allows."""

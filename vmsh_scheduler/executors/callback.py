@@ -56,7 +56,7 @@ class Cycle:
 
 def cycle_of(action: Callback, run: Run, instance: str) -> Cycle:
     """Minted from the slot alone, so that an attempt after a restart carries the same key."""
-    task = _uuid5(run.key)
+    task = str(uuid.uuid5(_CYCLES, run.key))
     user, agent = in_header(action.user), in_header(action.agent)
     key = f"forgeos.scheduler:{user}:{agent}:{run.slot}:{task}"
     headers = {
@@ -68,14 +68,6 @@ def cycle_of(action: Callback, run: Run, instance: str) -> Cycle:
         "X-ForgeOS-Attempt": str(run.attempt),
     }
     return Cycle(task, key, headers)
-
-
-def _uuid5(name: str) -> str:
-    """RFC 9562 section 5.5 in _CYCLES, as text; uuid.uuid5 takes five times as long, and every cycle needs one."""
-    digest = bytearray(hashlib.sha1(_CYCLES.bytes + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6], digest[8] = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def in_header(text: str) -> str:
@@ -158,25 +150,28 @@ class CallbackExecutor:
     def hurry(self) -> None:
         """Every call in flight ends now; each is tried again under its key."""
         while self._running:  # emptied: one that is ending already cannot be told again
-            self._running.pop().reschedule(_HURRIED)
+            limit = self._running.pop()
+            if not limit.expired():
+                limit.reschedule(_HURRIED)
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    async def _cycle(self, attempt: "_Attempt") -> Outcome:
+    async def _cycle(self, attempt: _Attempt) -> Outcome:
         action = attempt.action
         cycle = cycle_of(action, attempt.run, attempt.instance)
         try:
             market = await self._snapshot(action.wallet)
-            attempt.limit.reschedule(None)
+            if attempt.limit.when() != _HURRIED:
+                attempt.limit.reschedule(None)
             body = self._body(attempt, cycle, market)
         except Exception as error:  # whatever keeps the market away, nothing may be sent without it (section 6)
             return _no_market(error)
         return await self._post(attempt, cycle, body, market) if action.url else _success(action, cycle, market)
 
-    async def _post(self, attempt: "_Attempt", cycle: Cycle, body: bytes, market: Mapping[str, object]) -> Outcome:
+    async def _post(self, attempt: _Attempt, cycle: Cycle, body: bytes, market: Mapping[str, object]) -> Outcome:
         action, began, kind = attempt.action, self._clock.elapsed(), "error"
         left = min(self._timeout_s, max(0.0, attempt.ends - asyncio.get_running_loop().time()))
         try:
@@ -197,7 +192,7 @@ class CallbackExecutor:
             self._client = self._make_client()
         return self._client
 
-    def _body(self, attempt: "_Attempt", cycle: Cycle, market: Mapping[str, object]) -> bytes:
+    def _body(self, attempt: _Attempt, cycle: Cycle, market: Mapping[str, object]) -> bytes:
         payload = attempt.action.payload
         document = {
             "event": payload.get("event"),

@@ -97,14 +97,7 @@ class HttpClient:
         pool = self._pools.get(trusted) or self._pool(trusted=trusted)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            connection = pool.spare(target.place)
-            if connection is None:
-                async with asyncio.timeout_at(deadline):
-                    connection = await pool.take(target.place)
-            try:
-                return await connection.exchange(request, deadline, limit=limit, lingers=lingers)
-            finally:
-                pool.back(target.place, connection)
+            return await _asked(pool, target.place, request, deadline, limit=limit, lingers=lingers)
         except Exception as error:  # whatever a stranger's server makes a library raise is a failed call
             raise _failed(error, target) from error
 
@@ -132,6 +125,23 @@ class HttpClient:
 
     def _context(self) -> ssl.SSLContext:
         return self._tls or _default_context()
+
+
+async def _asked(pool: Pool, place: Place, request: bytes, deadline: float, *, limit: int, lingers: bool) -> Answer:
+    """A GET that met a connection which its server was just closing goes over the next one; a POST may have been heard,
+    and does not (RFC 9110 section 9.2.2)."""
+    spare = connection = pool.spare(place)
+    if connection is None:
+        async with asyncio.timeout_at(deadline):
+            connection = await pool.take(place)
+    try:
+        return await connection.exchange(request, deadline, limit=limit, lingers=lingers)
+    except ConnectionError:
+        if spare is None or lingers:
+            raise
+    finally:
+        pool.back(place, connection)
+    return await _asked(pool, place, request, deadline, limit=limit, lingers=lingers)
 
 
 @cache
@@ -187,9 +197,6 @@ class _GuardedResolver:
             raise _Refused(why[0])
         return good
 
-    async def close(self) -> None:
-        await self._inner.close()
-
 
 def _failed(error: Exception, target: _Target) -> CallFailed:
     if isinstance(error, _Refused):
@@ -202,6 +209,5 @@ def _failed(error: Exception, target: _Target) -> CallFailed:
         return CallFailed("connect", f"cannot talk to {target.where}: Certificate refused, {error.verify_message}")
     if isinstance(error, OSError):
         return CallFailed("connect", f"cannot talk to {target.where}: {type(error).__name__}")
-    if isinstance(error, Garbled):
-        return CallFailed("protocol", f"{target.where} does not answer as HTTP says: {error}")
-    return CallFailed("protocol", f"{target.where} does not answer as HTTP says: {type(error).__name__}")
+    why = error if isinstance(error, Garbled) else type(error).__name__
+    return CallFailed("protocol", f"{target.where} does not answer as HTTP says: {why}")

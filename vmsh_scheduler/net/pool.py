@@ -68,7 +68,7 @@ class Pool:
         if connection.reusable:
             loop = asyncio.get_running_loop()
             connection.idle_since = loop.time()
-            if len(self._open) - self._all_used >= self._limit:
+            if sum(map(len, self._idle.values())) >= self._limit:
                 self._drop_oldest()
             self._idle.setdefault(place, deque()).append(connection)
             if self._sweep_at is None:

@@ -31,8 +31,6 @@ class Resolver(Protocol):
 
     async def resolve(self, host: str, port: int) -> Infos: ...
 
-    async def close(self) -> None: ...
-
 
 def look_up(host: str, port: int, family: int) -> Infos:
     """Blocks; raises OSError."""
