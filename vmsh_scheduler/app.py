@@ -235,8 +235,10 @@ class App:
             return ()
         names = [job_id.removeprefix(AGENT_PREFIX) for job_id in hidden[:SHOWN]]
         self.observers(Trouble(self.clock.now(), "agents_hidden", {"agents": names, "count": len(hidden)}))
-        text = f"{len(hidden)} agents that were registered stand in a file now, which counts: {', '.join(names)}"
-        return (text,)
+        more = f" and {len(hidden) - SHOWN} more" if len(hidden) > SHOWN else ""
+        return (
+            f"{len(hidden)} agents that were registered stand in a file now, which counts: {', '.join(names)}{more}",
+        )
 
     def _miss_documents(self) -> None:
         """Agents that ran, and that neither a file nor a document knows, in a directory whose documents are new: their

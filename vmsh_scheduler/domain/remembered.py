@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 MOST = 1024
+LONGEST = 4096
+"""A longer text is made anew each time: what is held stays below MOST * LONGEST."""
 
 
 class Remembered(Generic[T]):
@@ -19,8 +21,11 @@ class Remembered(Generic[T]):
 
     def __call__(self, value: T) -> str:
         known = self._known.get(id(value))
-        if known is None:
+        if known is not None:
+            return known[1]
+        text = self._make(value)
+        if len(text) <= LONGEST:
             if len(self._known) >= MOST:
                 self._known.clear()
-            known = self._known[id(value)] = value, self._make(value)
-        return known[1]
+            self._known[id(value)] = value, text
+        return text

@@ -197,7 +197,8 @@ class SqliteJournal(JournalReader):
                     return
                 self._hurry.clear()
             if not self.flush():
-                self._hurry.wait(RETRY_S)
+                with self._wakeup:
+                    self._wakeup.wait_for(lambda: self._closing, RETRY_S)
 
     def _take(self) -> None:
         if self._connection is None:

@@ -4,6 +4,7 @@ that takes a third of what building dictionaries and encoding them takes. Read b
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from json.encoder import encode_basestring_ascii as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from vmsh_scheduler.ports import Change  # brings asyncio, which `status` does not need
 
 _DEPTH = 32
-_AS = {"allow_nan": False, "check_circular": False, "separators": (",", ":")}
+_encoder = partial(json.JSONEncoder, allow_nan=False, check_circular=False, separators=(",", ":"))
 """A circle is a RecursionError, which is caught, instead of a look at each value."""
-_encode = json.JSONEncoder(**_AS).encode  # type: ignore[arg-type]  # a table of several types
+_encode = _encoder().encode
 """ASCII only: lone surrogates become escapes."""
-_encode_sorted = json.JSONEncoder(**_AS, sort_keys=True).encode  # type: ignore[arg-type]  # as above
+_encode_sorted = _encoder(sort_keys=True).encode
 
 _HEADS = tuple(f'"{name}":' for name in JobState._fields)
 _FRESH = JobState()
@@ -162,10 +163,6 @@ def _pause_text(pause: Pause) -> str:
     return to_text({"at": pause.at, "until": pause.until, "note": pause.note, "by": pause.by})
 
 
-def _bool_text(value: bool) -> str:
-    return "true" if value else "false"
-
-
 @Remembered
 def _mapping_text(value: Mapping[str, object]) -> str:
     """Of a result: it stands in its execution's row, in the state after it, and in the state of the next intent."""
@@ -174,7 +171,7 @@ def _mapping_text(value: Mapping[str, object]) -> str:
 
 _OWN: Mapping[str, Callable[[Any], str]] = {
     "upcoming": _next_text,
-    "fired": _bool_text,
+    "fired": to_text,
     "runs": _runs_text,
     "held": run_text,
     "pause": _pause_text,
