@@ -19,9 +19,9 @@ Step = tuple[str, str, int, str]
 
 
 def sent_first(right: Original) -> Original:
-    def submitted(facts: Facts, chain: Chain, book: Book, subject: Subject) -> Submission:
-        if book.get(subject.batch.id) is not None:
-            return right(facts, chain, book, subject)  # type: ignore[no-any-return]  # the real one
+    def submitted(facts: Facts, chain: Chain, book: Book, subject: Subject, before: Submission | None) -> Submission:
+        if before is not None:
+            return right(facts, chain, book, subject, before)  # type: ignore[no-any-return]  # the real one
         fresh = transact._signed(facts, chain, subject, None)
         chain.send(fresh.signed)
         book.put(fresh.become(Phase.SUBMITTED, fresh.signed_at))
@@ -31,7 +31,7 @@ def sent_first(right: Original) -> Original:
 
 
 def signed_at_every_run(right: Original) -> Original:
-    def submitted(facts: Facts, chain: Chain, book: Book, subject: Subject) -> Submission:
+    def submitted(facts: Facts, chain: Chain, book: Book, subject: Subject, before: Submission | None) -> Submission:
         fresh = transact._signed(facts, chain, subject, None)
         book.put(fresh)
         return transact.sent(chain, book, fresh)

@@ -44,8 +44,7 @@ class Deepening:
             except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
                 warnings.append(f"batch {before.batch}: {before.tx}: {error}")
         standing = self.standing()
-        damaged = [f"batch {batch}: {error}" for batch, error in self.book.damaged.items()]
-        return {**standing, "changed": changed[:_LISTED], "warnings": [*damaged, *warnings][:20]}
+        return {**standing, "changed": changed[:_LISTED], "warnings": [*self.book.complaints(), *warnings][:20]}
 
     def standing(self) -> Document:
         """By the book alone."""
@@ -74,11 +73,8 @@ class Deepening:
             return now
         if lost:
             return self._again(now)
-        if (
-            ours and abs(now_s() - now.changed_at) > self.limits.stuck_after_s
-        ):  # abs: a clock that was ahead for a while
-            return self._hurried(now)
-        return self._sent(now)
+        stuck = abs(now_s() - now.changed_at) > self.limits.stuck_after_s  # abs: a clock that was ahead for a while
+        return self._hurried(now) if ours and stuck else self._sent(now)
 
     def _found(self, now: Submission) -> Submission:
         """The one of its transactions that is in a block, be it one that another was to replace."""

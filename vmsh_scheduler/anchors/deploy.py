@@ -46,7 +46,7 @@ class Deployment:
 def run(facts: Facts) -> Document:
     """The verb: {target, rail, again, off}; `off` names the setting by which nothing may be written to chains.
     Unreachable when it is in no block yet: the same again goes on."""
-    off = facts.text("off") or ("env ANCHOR_WRITE_ENABLED" if facts.environ.get("ANCHOR_WRITE_ENABLED") == "0" else "")
+    off = facts.text("off") or ("env ANCHOR_WRITE_ENABLED" if facts.write_off else "")
     if off:
         told = f"nothing may be written to chains: anchor_write_enabled is off ({off})"
         raise Usage(told, hint="turn it on to deploy; nothing was signed")
@@ -87,7 +87,7 @@ def _sent_again(chain: Evm, path: Path, known: Deployment) -> Deployment:
         if chain.knows(known.tx):
             return known
         if known.sender == chain.account and chain.lost(Signed(known.tx, known.raw, {"nonce": known.nonce})):
-            _forget(path, None)
+            path.unlink(missing_ok=True)
             raise
         error.hint = (
             f"{known.tx} may be mined yet, so no other is signed: say the same again later, or move {path} away"

@@ -77,6 +77,11 @@ class Facts:
         return self.text("cadence", "VMSH_CADENCE")
 
     @property
+    def write_off(self) -> bool:
+        """By the environment: nothing may be written to chains."""
+        return self.environ.get("ANCHOR_WRITE_ENABLED") == "0"
+
+    @property
     def credentials(self) -> Path | None:
         """systemd's LoadCredential directory."""
         told = self.text("credentials", "CREDENTIALS_DIRECTORY")

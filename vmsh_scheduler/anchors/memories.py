@@ -136,7 +136,7 @@ def _intact(path: Path, database: sqlite3.Connection) -> None:
     """A query takes columns from an index where it can: table and indexes have to say the same."""
     (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
-        raise Corrupt(f"{path}: {found}", hint="restore it, or move it away")
+        raise Corrupt(f"{path}: {found}", hint=_RESTORE)
 
 
 def _in_order(database: sqlite3.Connection) -> Iterator[dict[str, Any]]:

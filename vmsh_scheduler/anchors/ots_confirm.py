@@ -179,8 +179,7 @@ class Deepening:
         if self._silent and not self._answers:
             told = {"status": "failed", "exit": int(Unreachable.exit), "message": "; ".join(self.warnings)[:1000]}
             result = {"code": "unreachable", **result, **told}
-        damaged = [f"batch {batch}: {error}" for batch, error in self.desk.book.damaged.items()]
-        return {**result, "changed": changed[:_LISTED], "warnings": [*damaged, *self.warnings][:20]}
+        return {**result, "changed": changed[:_LISTED], "warnings": [*self.desk.book.complaints(), *self.warnings][:20]}
 
     def standing(self) -> Document:
         """By the book alone."""

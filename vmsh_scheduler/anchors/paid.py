@@ -61,7 +61,7 @@ def _candidates(book: Book, out: Path, wanted: Iterable[tuple[str, str]]) -> Map
     """All that the book has, and what receipts tell of each: they are no witness of what is missing in them, for one
     that was lost may have been begun anew by another target."""
     book.open()  # a copy without its dotfiles is marked anew
-    found: dict[str, set[Item]] = {name: set() for name in (*book.batches(), *book.damaged)}
+    found: dict[str, set[Item]] = {name: set() for name in book.batches()}
     for identity, _ in wanted:
         found.setdefault(identity, set())
         try:
@@ -69,9 +69,8 @@ def _candidates(book: Book, out: Path, wanted: Iterable[tuple[str, str]]) -> Map
         except (Invalid, OSError):
             continue
         for anchor in receipt["anchors"]:
-            via = anchor.get("via")
-            name = via.get("batch") if isinstance(via, dict) else None
-            if anchor["chain"] == book.target and isinstance(name, str) and is_id(name):
+            name = receipts.above(anchor)
+            if name and anchor["chain"] == book.target:
                 found.setdefault(name, set()).add((identity, receipt["batchRoot"]))
     return found
 
@@ -130,8 +129,7 @@ def _fresh(facts: Facts, asked: Subject, left: tuple[Batch, ...]) -> Subject:
     directory = Path(facts.text("batch.file", "VMSH_BATCH_FILE")).parent
     members: list[Document] = [{"id": one.id, "root": one.root} for one in left]
     if len(members) > 1:
-        made = combine.combine(directory, facts.text("namespace", "VMSH_NAMESPACE"), members)
-        batch = {name: made[name] for name in ("id", "root", "file")}
+        batch = combine.combine(directory, facts.namespace, members)
     else:
         batch = {**members[0], "file": str(directory / f"{left[0].id}.json")}
     return read_subject(Facts({**facts.document, "batch": batch}, facts.environ))

@@ -1,6 +1,6 @@
 """What has to be there because something else says so: one row for each file that is not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vmsh_scheduler.anchors import receipts
@@ -14,13 +14,14 @@ def check(evidence: Evidence) -> Iterator[Row]:
     """Of everything. Batch files first; then receipts, which are read at the end, since a run beside us writes its
     ledger's entry before its receipt."""
     yield from _files_gone(evidence)
-    yield from _receipts_gone(evidence, {**_of_ledgers(evidence), **_of_combined(evidence)})
+    yield from _receipts_gone(evidence, _wanted(evidence, _below(evidence)))
 
 
 def check_batch(evidence: Evidence, identity: str) -> Iterator[Row]:
     """Of one batch, and what it combined."""
     yield from _files_gone(evidence, identity)
-    wanted, members = {**_of_ledgers(evidence), **_of_combined(evidence)}, _members(evidence, identity)
+    every = _below(evidence)
+    wanted, members = _wanted(evidence, every), every.get(identity, [])
     yield from _receipts_gone(evidence, {key: why for key, why in wanted.items() if key[0] in (identity, *members)})
     path = receipts.path_of(evidence.out, identity)
     if not path.exists() and (below := [member for member in members if identity in _above(evidence, member)]):
@@ -37,11 +38,10 @@ def knows(evidence: Evidence, identity: str) -> bool:
 
 def above_fault(evidence: Evidence, anchor: Document) -> str:
     """Of a receipt that leads to a super-batch: its file and its receipt were written before."""
-    via = anchor.get("via")
-    identity = via.get("batch") if isinstance(via, dict) else None
-    if not is_id(identity):
+    identity = receipts.above(anchor)
+    if not identity:
         return ""
-    for path in (evidence.batch_path(str(identity)), receipts.path_of(evidence.out, str(identity))):
+    for path in (evidence.batch_path(identity), receipts.path_of(evidence.out, identity)):
         if not path.exists():
             return f"{_named(evidence, path)} of the super-batch that it leads to is gone"
     return ""
@@ -63,14 +63,7 @@ def event_fault(evidence: Evidence, document: Document) -> str:
     identity = mark.removeprefix("vmr1-").removesuffix(f"-{event}")
     if mark != f"vmr1-{identity}-{event}" or not is_id(identity):
         return "its integrity mark names another event"
-    return "" if _came_alone(evidence, identity) else f"its batch {identity} is gone, or is another one now"
-
-
-def _came_alone(evidence: Evidence, identity: str) -> bool:
-    try:
-        return bool(receipts.read(receipts.path_of(evidence.out, identity)).get("source") == receipts.ROOT)
-    except (OSError, Invalid):
-        return False
+    return "" if receipts.alone(evidence.out, identity) else f"its batch {identity} is gone, or is another one now"
 
 
 def _files_gone(evidence: Evidence, only: str = "") -> Iterator[Row]:
@@ -85,25 +78,24 @@ _Wanted = dict[tuple[str, str], str]
 """(batch, chain) -> who says that it was anchored there."""
 
 
-def _of_ledgers(evidence: Evidence) -> _Wanted:
-    """A super-batch is asked for by its members: a run that was killed before it wrote the receipt may have been
-    followed by one that combined them anew."""
+def _wanted(evidence: Evidence, below: Mapping[str, list[str]]) -> _Wanted:
+    """By the ledgers, and by super-batches: what a super-batch's receipt says goes for each of its members, who are
+    asked for in its place: a run that was killed before it wrote the receipt may have been followed by one that
+    combined them anew."""
     wanted: _Wanted = {}
     for name, (_, view) in evidence.ledgers.items():
         for entry in view.entries if view else ():
-            for identity in _members(evidence, entry.about.batch) or [entry.about.batch]:
+            for identity in below.get(entry.about.batch) or [entry.about.batch]:
                 wanted[identity, f"local:{name}"] = f"entry {entry.index} of ledger {name!r} is about it"
+    for identity, members in below.items():
+        for chain in evidence.told.get(identity) or _chains(evidence, identity) or ():
+            wanted |= {(member, chain): f"super-batch {identity} was anchored there" for member in members}
     return wanted
 
 
-def _of_combined(evidence: Evidence) -> _Wanted:
-    """What a super-batch's receipt says goes for each of its members."""
-    wanted: _Wanted = {}
-    for identity in evidence.batches:
-        if members := _members(evidence, identity):
-            for chain in evidence.told.get(identity) or _chains(evidence, identity) or ():
-                wanted |= {(member, chain): f"super-batch {identity} was anchored there" for member in members}
-    return wanted
+def _below(evidence: Evidence) -> dict[str, list[str]]:
+    """The members of each super-batch."""
+    return {identity: members for identity in evidence.batches if (members := _members(evidence, identity))}
 
 
 def _members(evidence: Evidence, identity: str) -> list[str]:
@@ -142,10 +134,9 @@ def _chains(evidence: Evidence, identity: str) -> set[str] | None:
 def _above(evidence: Evidence, identity: str) -> set[str]:
     """Super-batches that its receipt leads to."""
     try:
-        vias = [anchor.get("via") for anchor in _anchors(evidence, identity)]
+        return {receipts.above(anchor) for anchor in _anchors(evidence, identity)}
     except (OSError, Invalid):
         return set()
-    return {str(via.get("batch")) for via in vias if isinstance(via, dict)}
 
 
 def _anchors(evidence: Evidence, identity: str) -> list[Document]:

@@ -20,6 +20,7 @@ from vmsh_scheduler.domain.batch import (
     hash_bytes,
     hash_text,
     is_hash,
+    is_id,
     load,
     parse,
     render,
@@ -106,6 +107,22 @@ def read(path: Path) -> Document:
     return document
 
 
+def alone(out: Path, batch_id: str) -> str:
+    """The root that came alone, as its receipt says; "" = it came with a file, or there is no receipt to be read."""
+    try:
+        receipt = read(path_of(out, batch_id))
+    except (Invalid, OSError):
+        return ""
+    return str(receipt["batchRoot"]) if receipt.get("source") == ROOT else ""
+
+
+def above(anchor: Mapping[str, Any]) -> str:
+    """Id of the super-batch that it leads to; "" = none."""
+    via = anchor.get("via")
+    identity = via.get("batch") if isinstance(via, dict) else None
+    return str(identity) if is_id(identity) else ""
+
+
 def is_attestation(value: object) -> bool:
     """chain, tx, block, ts of the right types."""
     if not isinstance(value, dict):
@@ -147,9 +164,10 @@ def _record_batch(out: Path, item: Covered, attestation: Document) -> list[str]:
 def _file_sha256(out: Path, batch: Batch) -> str:
     """Of a v0 batch, which has no digest of its own; "" where its file is not the one that was anchored."""
     raw = disk.read_if_there(out / "batches" / f"{batch.id}.json", disk.BATCH_LIMIT) if batch.tree == V0 else None
-    found = parse(raw, batch.id) if raw is not None else None
-    same = raw is not None and isinstance(found, Batch) and found.root == batch.root
-    return hash_text(sha256(raw).digest()) if same and raw is not None else ""
+    if raw is None:
+        return ""
+    found = parse(raw, batch.id)
+    return hash_text(sha256(raw).digest()) if isinstance(found, Batch) and found.root == batch.root else ""
 
 
 def _source(out: Path, before: Document, item: Covered) -> str:

@@ -13,12 +13,14 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from vmsh_scheduler.anchors.chain import Unreachable
+from vmsh_scheduler.domain.shape import LATEST
+from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.errors import ConfigError, Denied
 
 TIMEOUT_S = 20.0
 ANSWER_LIMIT = 16 << 20
 """Bytes; a full block's transaction list stays far below."""
-LATEST_S = 253_402_300_799
+LATEST_S = LATEST // SECOND
 """The last second of the year 9999."""
 _TEXT = 300
 _SECRET = 8

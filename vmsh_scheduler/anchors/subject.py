@@ -57,20 +57,12 @@ def subject_of(out: Path, one: Submission) -> Subject:
     Raises Invalid, OSError."""
     file = out / "batches" / f"{one.batch}.json"
     batch = {"id": one.batch, "root": one.root}
-    if file.exists() or not _came_alone(out, one):
+    if file.exists() or receipts.alone(out, one.batch) != one.root:
         batch["file"] = str(file)
     subject = read_subject(Facts({"batch": batch, "namespace": one.namespace}, {}))
     if one.members and subject.listed != one.members:
         raise Invalid(f"{file} lists other batches than were paid for with {one.tx}", hint="restore it")
     return subject
-
-
-def _came_alone(out: Path, one: Submission) -> bool:
-    try:
-        receipt = receipts.read(receipts.path_of(out, one.batch))
-    except (Invalid, OSError):
-        return False
-    return (receipt.get("source"), receipt["batchRoot"]) == (receipts.ROOT, one.root)
 
 
 def _mismatch(batch: Batch, document: Document) -> tuple[str, ...]:

@@ -241,6 +241,10 @@ class Book:
             phases[str(Phase.FAULTY)] += len(self.damaged)
         return [one for one in every if one.phase in OPEN], dict(phases)
 
+    def complaints(self) -> list[str]:
+        """Of all that are `damaged`."""
+        return [f"batch {batch}: {error}" for batch, error in self.damaged.items()]
+
     def _readable(self, batch: str) -> Submission | None:
         try:
             return self.get(batch)
@@ -330,12 +334,16 @@ def _members(listed: object) -> tuple[tuple[str, str], ...]:
     return tuple((identity, root) for identity, root in listed)
 
 
+_KINDS = {of: [(each.name, get_origin(each.type) or each.type) for each in fields(of)] for of in (Submission, Signed)}
+"""Of each field; asked for once, since every file of a book is read at every pass."""
+
+
 def _misfit(one: Submission | Signed) -> str:
     """Name of a field with a value of another kind; "" = none has. Its digest may fit all the same."""
-    for each in fields(one):
-        value = getattr(one, each.name)
-        if type(value) is not (get_origin(each.type) or each.type) or (type(value) is int and value < 0):
-            return each.name
+    for name, kind in _KINDS[type(one)]:
+        value = getattr(one, name)
+        if type(value) is not kind or (kind is int and value < 0):
+            return name
     if isinstance(one, Submission) and not is_id(one.batch):
         return "batch"
     return "" if _HEX.fullmatch(one.raw) else "raw"

@@ -1,6 +1,6 @@
 """`verify` of the books of what was signed: one that was changed could have a batch paid for twice, or never."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vmsh_scheduler.anchors import receipts
@@ -48,19 +48,17 @@ def _untold(out: Path, found: Submission) -> str:
     return "" if known else f"its receipt does not speak of {found.target}: {found.tx}"
 
 
-def receipt_faults(
-    out: Path, batch: str, anchors: Sequence[Document], again: Callable[[], list[Document]]
-) -> list[str]:
-    """What a receipt of `batch` says of transactions that is not what was written down when they were paid for. Where
-    the book knows none, or a pass is still to tell of it, nothing. `again` reads the receipt anew: between two looks
-    a pass beside us may have moved both on."""
+def receipt_faults(out: Path, path: Path, anchors: Sequence[Document]) -> list[str]:
+    """What the receipt at `path` says of transactions that is not what was written down when they were paid for. Where
+    the book knows none, or a pass is still to tell of it, nothing. It is read anew before anything is said: between
+    two looks a pass beside us may have moved both on."""
     faults: list[str] = []
     for _ in range(_LOOKS):
-        faults = [fault for anchor in anchors if (fault := _told_otherwise(out, batch, anchor))]
+        faults = [fault for anchor in anchors if (fault := _told_otherwise(out, path.stem, anchor))]
         if not faults:
             break
         try:
-            anchors = again()
+            anchors = receipts.read(path)["anchors"]
         except (Invalid, OSError):
             break
     return faults

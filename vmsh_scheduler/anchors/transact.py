@@ -45,7 +45,8 @@ def anchor(facts: Facts, chain: Chain, patience: Patience) -> Document:
     with book.signing():
         (*kept, last), warnings = paid.parts(facts, book, asked)
         parts = [_resumed(chain, book, one) for one in kept]
-        newest = _Part(last, book.get(last.batch.id), _submitted(facts, chain, book, last))
+        before = _known(book, last.batch.id, last.batch.root)
+        newest = _Part(last, before, _submitted(facts, chain, book, last, before))
     also = []
     for part in parts:
         try:
@@ -114,7 +115,7 @@ def probe(facts: Facts, chain: Chain, patience: Patience) -> Document:
     known = _known(book, identity, root)
     if known is None:
         return {"status": "none", "exit": 1}
-    if facts.environ.get("ANCHOR_WRITE_ENABLED") == "0":
+    if facts.write_off:
         if known.phase is Phase.LOST:  # nobody goes on with it but a run that signs anew
             return {"status": "none", "exit": 1}
         _check_sound(known)
@@ -147,12 +148,11 @@ def tell(book: Book, out: Path, subject: Subject, submission: Submission) -> tup
     return after, warnings
 
 
-def _submitted(facts: Facts, chain: Chain, book: Book, subject: Subject) -> Submission:
-    known = _known(book, subject.batch.id, subject.batch.root)
-    if known is not None and known.phase is not Phase.LOST:
-        return known if known.phase in (Phase.FINAL, Phase.FAULTY) else sent(chain, book, known)
+def _submitted(facts: Facts, chain: Chain, book: Book, subject: Subject, before: Submission | None) -> Submission:
+    if before is not None and before.phase is not Phase.LOST:
+        return before if before.phase in (Phase.FINAL, Phase.FAULTY) else sent(chain, book, before)
     _send_waiting(chain, book)
-    fresh = _signed(facts, chain, subject, known)
+    fresh = _signed(facts, chain, subject, before)
     book.put(fresh)
     return _first_sent(chain, book, fresh)
 
@@ -178,8 +178,8 @@ def _signed(facts: Facts, chain: Chain, subject: Subject, before: Submission | N
         raw=signed.raw,
         signed_at=now_s(),
         changed_at=now_s(),
-        namespace=facts.text("namespace", "VMSH_NAMESPACE"),
-        cadence=facts.text("cadence", "VMSH_CADENCE"),
+        namespace=facts.namespace,
+        cadence=facts.cadence,
         need=chain.need,
         details=signed.details,
         members=subject.listed,

@@ -24,6 +24,7 @@ OPEN_MARKS = ".open"
 a pass of `confirm` is worth it."""
 _LAST_SECOND = LATEST // SECOND
 """9999-12-31: later than that is no time."""
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _CHAINS = ("btc", "eip155", "rfc3161", "ots", "local", "vm")
 """Strongest first (spec vaultmesh section 19; `vm:internal` is no anchor at all)."""
 
@@ -90,7 +91,7 @@ class Covers:
 
 def canonical(value: object) -> str:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8 unescaped; ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encode(value)
 
 
 def hash_text(digest: bytes) -> str:
@@ -129,10 +130,10 @@ def render(document: Mapping[str, Any]) -> str:
     """The one file text of a document: a line per field, lists last and a line per item (so `head` can stop)."""
     lists = sorted(key for key, value in document.items() if isinstance(value, list) and value)
     plain = sorted(key for key in document if key not in lists)
-    fields = [f"{_json(key)}: {canonical(document[key])}" for key in plain]
+    fields = [f"{canonical(key)}: {canonical(document[key])}" for key in plain]
     for key in lists:
         items = ",\n".join("  " + canonical(item) for item in document[key])
-        fields.append(f"{_json(key)}: [\n{items}\n]")
+        fields.append(f"{canonical(key)}: [\n{items}\n]")
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
@@ -244,10 +245,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> Document:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
-
-
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def slug(text: str) -> str:
