@@ -20,6 +20,8 @@ CONFIRMATIONS = 2
 """Further looks at the same file before a mass removal is believed (reliability C10)."""
 DOUBTED_FOR: Millis = 1_900
 """At least: the first of those looks may follow at once, because the files were compiled beside the loop."""
+MOST_PASSED_OVER = 3
+"""In a row: files that were written again while they were compiled. The next counts, be it old as well."""
 
 _LOG = logging.getLogger(LOGGER)
 
@@ -33,6 +35,7 @@ class Reloader:
         self._doubted: JobSet | None = None
         self._looks = 0
         self._doubted_at: Millis = 0
+        self._passed_over = 0
 
     async def first(self, *, recover: bool = True) -> JobSet:
         """At start: raises ConfigError, for there is no last good configuration yet."""
@@ -83,6 +86,11 @@ class Reloader:
     async def _take(self, reading: Reading, *, sure: bool) -> JobSet:
         jobs = await self._app.compile(reading)
         self._doubted = None
+        if not sure and self._passed_over < MOST_PASSED_OVER and self._app.watch.is_superseded():
+            self._passed_over += 1
+            say(_LOG, logging.INFO, "config changed again")
+            return jobs
+        self._passed_over = 0
         if not sure and self._is_mass_removal(jobs.jobs):
             self._doubted, self._looks, self._doubted_at = jobs, 0, self._app.clock.elapsed()
             self._say("config_mass_removal", jobs)

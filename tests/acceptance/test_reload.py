@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.config_faults import jobs
-from tests.support.daemon import Daemon, Place
+from tests.support.daemon import Daemon, Place, until
 from tests.support.stubs import Stub, cadences, put_batch, stub
 
 LOADED = "namespaces config loaded"
@@ -73,6 +73,26 @@ def test_c1_a_file_that_is_being_written_is_waited_for(daemon: Daemon) -> None:
     assert daemon.lines(REJECTED) == []
     assert set(jobs(daemon.place)) == {"ns/fast", "ns/strong"}
     daemon.stop()
+
+
+def test_what_was_replaced_while_it_was_compiled_never_comes_into_force(place: Place) -> None:
+    place.configure(TWO)
+    daemon = place.daemon().ready()
+    fast = "{fast: {target: 'local:t', every: 1h}}"
+    late = "".join(f"  late{n}: {{cadence: {fast}}}\n" for n in range(3_000))
+    replace_by_rename(place.namespaces, ONE + late)
+    until(lambda: compiling(daemon), "a child that compiles")
+    replace_by_rename(place.namespaces, TWO)
+    daemon.wait_line("config changed again")
+    reloaded = daemon.wait_line(LOADED, after=1)
+    assert not {"added", "changed", "removed"} & reloaded.keys()
+    assert set(jobs(place)) == {"ns/fast", "ns/strong"}
+    daemon.stop()
+
+
+def compiling(daemon: Daemon) -> bool:
+    threads = Path(f"/proc/{daemon.pid}/task").iterdir()
+    return any((thread / "children").read_text().strip() for thread in threads)
 
 
 def test_c3_a_configmap_swap_is_seen(place: Place) -> None:
