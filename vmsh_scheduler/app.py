@@ -179,6 +179,8 @@ class App:
     registry: Registry | None
     """None: the API is off."""
     started_at: Millis
+    began: Millis
+    """The same by Clock.elapsed(), which no step of the wall clock moves."""
     fence: int
     """0: this instance does not lead."""
     first_tick: FirstTick
@@ -292,11 +294,15 @@ class App:
         pins = self.pins.problem if self.pins is not None else ""
         return (*self.config.problems, pins) if pins else self.config.problems
 
+    @property
+    def uptime_s(self) -> float:
+        return (self.clock.elapsed() - self.began) / SECOND
+
     def health(self) -> Health:
         now = self.clock.now()
         vitals = Vitals(
             now=now,
-            uptime_s=(now - self.started_at) / SECOND,
+            uptime_s=self.uptime_s,
             tick=self.engine.bounds.nap,
             last_tick=self.work.last_tick or None,
             config_loaded=self.config.loaded,

@@ -159,7 +159,7 @@ class ForgeView:
             "cycle_queue_depth": _number(load["queueDepth"]),
             "cycle_in_flight": _number(load["inFlight"]),
             **self.facts.gauges(),
-            "uptime_seconds": (self._now() - self.app.started_at) / 1000,
+            "uptime_seconds": self.app.uptime_s,
         }
 
     def _load(self, *names: str) -> dict[str, object]:

@@ -164,6 +164,7 @@ async def _wire(
         cycles,
         registry,
         started_at := clock.now(),
+        clock.elapsed(),
         fence,
         FirstTick(started_at, settings.sections["agents.tick_ms"]),
         make,

@@ -60,6 +60,16 @@ async def test_rows_arrive_within_a_second_by_themselves(tmp_path: Path) -> None
     await store.close()
 
 
+async def test_a_job_s_rows_come_as_they_were_written_though_the_clock_stood_far_ahead_for_a_while(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    await fill(store, [1, 10**12, 2])
+    await store.close()
+    assert [row.at - NOW for row in reader(tmp_path).decisions("a/b")] == [2, 10**12, 1]
+    assert [row.slot - NOW for row in reader(tmp_path).decisions("a/b", limit=1)] == [2]
+
+
 async def test_no_journal_yet_is_an_empty_one(tmp_path: Path) -> None:
     beside = reader(tmp_path)
     assert (beside.decisions(), beside.notes(), beside.execution("x"), beside.verify()) == ([], [], None, [])

@@ -76,16 +76,17 @@ class JournalReader:
                 return [f"{self._directory.path / self._directory.database} is damaged: {error}"]
 
     def _bodies(self, kind: str, job_id: str, before: Millis | None, limit: int) -> list[str]:
-        query = "SELECT body FROM entries WHERE kind = ?"
+        """Newest first: of one job as they were written, of all by the wall clock, which may have been wrong."""
+        query, order = "SELECT body FROM entries WHERE kind = ?", "at DESC, seq DESC"
         values: list[object] = [kind]
         if job_id:
-            query, values = query + " AND job = ?", [*values, database.clean(job_id)]
+            query, values, order = query + " AND job = ?", [*values, database.clean(job_id)], "seq DESC"
         if before is not None:
             query, values = query + " AND at < ?", [*values, before]
         with self._reading() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(query + " ORDER BY at DESC, seq DESC LIMIT ?", [*values, limit])
+            rows = connection.execute(f"{query} ORDER BY {order} LIMIT ?", [*values, limit])
             return [body for (body,) in rows.fetchall()]
 
     @contextmanager
