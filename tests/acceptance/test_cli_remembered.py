@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,18 +80,18 @@ def test_verify_compares_evidence(anchored: Place) -> None:
     ("words", "code"),
     [
         ("record deploy --component a --version 1", Exit.USAGE),
-        ("record deploy --component ../a --version 1 --sha256 " + "ab" * 32, Exit.STATE_UNREADABLE),
-        ("record deploy --component a --version 1 --sha256 xyz", Exit.STATE_UNREADABLE),
+        ("record deploy --component ../a --version 1 --sha256 " + "ab" * 32, Exit.USAGE),
+        ("record deploy --component a --version 1 --sha256 xyz", Exit.USAGE),
         ("record deploy --component a --version 1 --evidence gone", Exit.FAILED),
-        ("receipt deploy/../../../config/namespaces", Exit.STATE_UNREADABLE),
-        ("receipt ../config/x", Exit.STATE_UNREADABLE),
+        ("receipt deploy/../../../config/namespaces", Exit.USAGE),
+        ("receipt ../config/x", Exit.USAGE),
         ("receipt deploy/none", Exit.FAILED),
         ("receipt none", Exit.FAILED),
         ("receipt .hidden", Exit.USAGE),
         ("receipt x --chain btc:mainnet", Exit.USAGE),
         ("receipt x --v1", Exit.FAILED),
         ("receipt x/y --manifest", Exit.USAGE),
-        ("verify-audit --root abc", Exit.STATE_UNREADABLE),
+        ("verify-audit --root abc", Exit.USAGE),
         ("bundle", Exit.USAGE),
         ("bundle none -o x.tar", Exit.USAGE),
     ],
@@ -101,6 +102,41 @@ def test_wrong_use_is_one_line(place: Place, words: str, code: Exit) -> None:
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith("vmsh-scheduler: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("bundle BATCH -o gone/x.tar", Exit.CANNOT_CREATE),
+        ("proof a.md -o gone/x.json", Exit.CANNOT_CREATE),
+        ("proof a.md -o out", Exit.CANNOT_CREATE),
+        ("proof a.md -o /dev/full", Exit.IO_ERROR),
+        ("receipt 1700000000-9", Exit.STATE_UNREADABLE),
+        ("receipt 1 --manifest", Exit.USAGE),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_told_by_its_code(anchored: Place, words: str, code: Exit) -> None:
+    (anchored.root / "out/receipts/batches/1700000000-9.json").mkdir()
+    done = anchored.cli(*words.replace("BATCH", only_batch(anchored)).split())
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("vmsh-scheduler: ")
+    assert ("another daemon" in done.err, done.err.count("\n")) == (False, 1)
+
+
+def test_a_fifo_in_the_evidence_holds_nobody_up(anchored: Place) -> None:
+    batch = only_batch(anchored)
+    for name in ("ledgers/demo/entries.jsonl", "batches/9999999999-1.json"):
+        path = anchored.root / "out" / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    anchored.write("a.md", "another")
+    anchored.cli("seal").ok()
+    assert anchored.cli("bundle", batch, "-o", "x.tar").code == Exit.STATE_UNREADABLE
+    assert anchored.cli("verify", batch).code == Exit.FAILED
+    anchored.cli("trigger", "demo:files/fast").ok()
+    assert "no regular file" in anchored.cli("verify").out.replace("\n", " ")
+    ticked = anchored.cli("tick")
+    assert (ticked.code, "entries.jsonl is no regular file" in ticked.err) == (Exit.FAILED, True)
 
 
 def test_an_audit_before_anything_is_remembered(place: Place) -> None:

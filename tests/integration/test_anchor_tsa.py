@@ -395,7 +395,7 @@ def test_a_bundle_of_roots_that_cannot_be_read_is_refused_at_once(site: Site, tm
     zero, loose = tmp_path / "zero", tmp_path / "loose.pem"
     zero.symlink_to("/dev/zero")
     loose.write_text("no certificates")
-    told = {fifo: "no regular file", zero: "no regular file", large: "is larger than", tmp_path: "Is a directory"}
+    told = {fifo: "no regular file", zero: "no regular file", large: "is larger than", tmp_path: "is a directory"}
     try:
         for path, said in {**told, loose: "no PEM file", tmp_path / "gone": "No such file"}.items():
             with pytest.raises(ConfigError, match=said):

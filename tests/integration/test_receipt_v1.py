@@ -12,7 +12,7 @@ from vmsh_scheduler.anchors import receipts
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.receipt_v1 import manifest_v1, receipt_v1
 from vmsh_scheduler.domain.batch import Batch, hash_text
-from vmsh_scheduler.errors import NotFound
+from vmsh_scheduler.errors import NotFound, Usage
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 ROOT = hash_text(b"\x07" * 32)
@@ -125,7 +125,7 @@ def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no receipt"):
         receipt_v1(tmp_path, "gone")
     put(tmp_path, EVM, batch="0001")
-    with pytest.raises(Invalid, match="8 characters"):
+    with pytest.raises(Usage, match="8 characters"):
         manifest_v1(tmp_path, "0001")
     put(tmp_path, {**EVM, "ts": 10**15}, batch="1700000009")
     with pytest.raises(Invalid, match="no time"):

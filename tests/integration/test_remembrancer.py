@@ -19,7 +19,7 @@ from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.anchors.memory_tree import MemoryTree, leaf
 from vmsh_scheduler.anchors.remembrancer import Remembrancer, deploy_evidence
 from vmsh_scheduler.anchors.report import Row
-from vmsh_scheduler.errors import CannotCreate, NotFound
+from vmsh_scheduler.errors import CannotCreate, NotFound, Usage
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_an_audit_sees_a_whole_new_database_by_the_published_root(root: Path) ->
     record(root, 0)
     assert not faults(root)  # the file beside it was written anew with it
     assert [fault.subject for fault in faults(root, kept)] == ["--root"]
-    with pytest.raises(Invalid, match="64 hex"):
+    with pytest.raises(Usage, match="64 hex"):
         faults(root, "abc")
 
 
@@ -310,9 +310,9 @@ def test_a_receipt_of_another_writer_is_not_overwritten(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a b", "-x", "x" * 101, "a\n"])
 def test_names_stay_names(root: Path, name: str) -> None:
-    with pytest.raises(Invalid, match="no plain name"):
+    with pytest.raises(Usage, match="no plain name"):
         Remembrancer(root).deployed(name, "v1", deploy_evidence(root, None, "ab" * 32), "")
-    with pytest.raises(Invalid, match="no plain name"):
+    with pytest.raises(Usage, match="no plain name"):
         Remembrancer(root).deployed("a", name, deploy_evidence(root, None, "ab" * 32), "")
 
 
@@ -320,7 +320,7 @@ def test_evidence_must_fit_its_digest(root: Path) -> None:
     (root / "f").write_bytes(b"x")
     with pytest.raises(Invalid, match="has sha256"):
         deploy_evidence(root, root / "f", "ab" * 32)
-    with pytest.raises(Invalid, match="64 hex"):
+    with pytest.raises(Usage, match="64 hex"):
         deploy_evidence(root, None, "xyz")
     with pytest.raises(NotFound):
         deploy_evidence(root, root / "gone", "")

@@ -5,10 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import BinaryIO, TextIO
 
 from vmsh_scheduler.anchors.facts import Facts, read_facts
-from vmsh_scheduler.anchors.failures import of_os
+from vmsh_scheduler.anchors.failures import for_verb
 from vmsh_scheduler.domain.batch import Document
 from vmsh_scheduler.errors import Exit, SchedulerError
 
@@ -43,10 +44,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str], stdin: BinaryIO, out: 
     except SchedulerError as error:
         return _failed(error, out)
     except OSError as error:
-        return _failed(of_os(error), out)
+        return _failed(for_verb(error), out)
     if result.get("status") == "failed":  # words for people: all that is left of it in a log line
-        sys.stderr.write(f"{result.get('message', '')}\n")
-    out.write(json.dumps(result) + "\n")
+        _say(sys.stderr, str(result.get("message", "")))
+    if (unsaid := _say(out, json.dumps(result))) is not None:
+        _say(sys.stderr, f"the result cannot be said: {unsaid}")
+        return unsaid.exit
     return int(result.pop("exit", Exit.OK))
 
 
@@ -58,10 +61,29 @@ def _told(facts: Facts, result: Document) -> Document:
 
 
 def _failed(error: SchedulerError, out: TextIO) -> int:
-    sys.stderr.write(f"{error}\n")
-    told = {**error.details, "status": "failed", "code": error.code, "message": str(error)}
-    out.write(json.dumps(told) + "\n")
+    _say(sys.stderr, str(error))
+    _say(out, json.dumps({**error.details, "status": "failed", "code": error.code, "message": str(error)}))
     return error.exit
+
+
+def _say(stream: TextIO, line: str) -> SchedulerError | None:
+    """Why it could not. Flushed here: of what is left to the interpreter's end a full disk makes exit code 120."""
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except OSError as error:
+        _close(stream)
+        return for_verb(error)
+    return None
+
+
+def _close(stream: TextIO) -> None:
+    """What it still holds goes nowhere, or the interpreter would try once more."""
+    with suppress(OSError, ValueError):
+        ours, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, ours)
+        os.close(nowhere)
+        stream.flush()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from vmsh_scheduler.anchors.memory_tree import MemoryTree
 from vmsh_scheduler.anchors.remembrancer import Remembrancer, attestation_of, receipt_of, root_line
 from vmsh_scheduler.anchors.report import Row
 from vmsh_scheduler.anchors.sealing import fingerprint
-from vmsh_scheduler.errors import SchedulerError
+from vmsh_scheduler.errors import SchedulerError, Usage
 
 _OURS = ("anchor:", "deploy:")
 _IN_A_PAGE = re.compile(r"merkle root\W[^\n]*?\b([0-9a-f]{64})\b", re.IGNORECASE)
@@ -41,10 +41,11 @@ class _Walk:
 
 
 def audit(root: Path, kept: str = "") -> Iterator[Row]:
-    """`kept`: a root that somebody wrote down ("" = none). Every published root must be the root after some row."""
+    """`kept`: a root that somebody wrote down ("" = none). Every published root must be the root after some row.
+    Usage."""
     memory = Remembrancer(root)
     if kept and not root_line(kept.encode()):
-        raise Invalid(f"--root {kept!r} is not 64 hex digits")
+        raise Usage(f"--root {kept!r} is not 64 hex digits")
     wanted, broken = _published(memory, kept)
     yield from broken
     if not memory.memories.path.exists():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.errors import Usage
 
 DEPLOYMENT, ANCHOR = "deployment", "anchor"
 VERIFIED_BY = "remembrancer-cli"
@@ -73,9 +74,9 @@ def path_of(ops: Path, kind: str, name: str) -> Path:
 
 
 def checked_name(what: str, text: str) -> str:
-    """A component or version as the command line gives it."""
+    """A component or version as the command line gives it; Usage."""
     if not _NAME.fullmatch(text):
-        raise Invalid(f"{what} {text!r} is no plain name (letters, digits, . _ + -, at most 100)")
+        raise Usage(f"{what} {text!r} is no plain name (letters, digits, . _ + -, at most 100)")
     return text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.errors import Busy, Denied
 
 BATCH_LIMIT = 256 << 20
@@ -18,19 +18,28 @@ SMALL_LIMIT = 4 << 20
 """Bytes of a receipt, key, checkpoint or tail."""
 
 
-def read(path: Path, limit: int) -> bytes:
-    """Whole file; Invalid when larger than `limit` or no regular file (a FIFO never blocks)."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+def open_regular(path: Path, flags: int = os.O_RDONLY, *, mode: int = 0o644, otherwise: type[Invalid] = Invalid) -> int:
+    """A descriptor to be closed. `otherwise`: what a FIFO, a device or a directory is, at once: nothing here ever waits
+    for the other end of a FIFO."""
     try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise Invalid(f"{path} is no regular file")
-        with open(handle, "rb", closefd=False) as file:
-            raw = file.read(limit + 1)
-    finally:
-        os.close(handle)
+        handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, mode)
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise otherwise(f"{path} is a directory") from None
+        if error.errno == errno.ENXIO:  # a FIFO to be written that nobody reads, a socket
+            raise otherwise(f"{path} is no regular file") from None
+        raise
+    found = os.fstat(handle).st_mode
+    if stat.S_ISREG(found):
+        return handle
+    os.close(handle)
+    raise otherwise(f"{path} is {'a directory' if stat.S_ISDIR(found) else 'no regular file'}")
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Whole file; Invalid when larger than `limit` or no regular file."""
+    with _naming(path), open(open_regular(path), "rb") as file:
+        raw = file.read(limit + 1)
     if len(raw) > limit:
         raise Invalid(f"{path} is larger than {limit} bytes")
     return raw
@@ -62,19 +71,30 @@ def write_all(handle: int, data: bytes) -> None:
 def replace(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Old or new content, never a mixture; `durable`: the name is on disk too. The caller holds the lock."""
     temporary = path.with_name(f".{path.name}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
+    with _naming(path):
+        handle = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=mode)
         try:
-            write_all(handle, data)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+            try:
+                write_all(handle, data)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            temporary.rename(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     if durable:
         sync_directory(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A full disk is told of a descriptor without a name, and a temporary one tells nobody anything."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def sync_directory(path: Path) -> None:
@@ -117,19 +137,22 @@ def _lock(handle: int, directory: Path, deadline: float) -> None:
 
 
 def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Corrupt when it is no regular file, as the next three: they are about ledgers alone."""
+    handle = open_regular(path, otherwise=Corrupt)
     try:
-        os.fsync(handle)
+        with _naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
 
 def append(path: Path, data: bytes) -> None:
     """On disk when it returns."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, otherwise=Corrupt)
     try:
-        write_all(handle, data)
-        os.fdatasync(handle)
+        with _naming(path):
+            write_all(handle, data)
+            os.fdatasync(handle)
     finally:
         os.close(handle)
 
@@ -137,22 +160,28 @@ def append(path: Path, data: bytes) -> None:
 def cut(path: Path, length: int) -> int:
     """Truncates to `length`, durably; returns how many bytes went."""
     try:
-        size = path.stat().st_size
+        handle = open_regular(path, os.O_RDWR, otherwise=Corrupt)
     except FileNotFoundError:
         return 0
-    if size <= length:
-        return 0
-    with path.open("r+b") as file:
-        file.truncate(length)
-        os.fsync(file.fileno())
-    return size - length
+    try:
+        size = os.fstat(handle).st_size
+        if size <= length:
+            return 0
+        with _naming(path):
+            os.ftruncate(handle, length)
+            os.fsync(handle)
+        return size - length
+    finally:
+        os.close(handle)
 
 
 def ends_a_line(path: Path, length: int) -> bool:
     """Is there a newline just before byte `length`?"""
     try:
-        with path.open("rb") as file:
-            file.seek(length - 1)
-            return file.read(1) == b"\n"
+        handle = open_regular(path, otherwise=Corrupt)
     except FileNotFoundError:
         return False
+    try:
+        return os.pread(handle, 1, length - 1) == b"\n"
+    finally:
+        os.close(handle)

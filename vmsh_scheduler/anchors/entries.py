@@ -91,12 +91,13 @@ class Line:
 
 
 def lines(path: Path, start: int = 0) -> Iterator[Line]:
-    """Every complete line from `start` on; a last one without newline is left out; Corrupt beyond LINE_LIMIT."""
+    """Every complete line from `start` on; a last one without newline is left out; Corrupt beyond LINE_LIMIT, and what
+    is no regular file."""
     try:
-        file = path.open("rb")
+        handle = disk.open_regular(path, otherwise=Corrupt)
     except FileNotFoundError:
         return
-    with file:
+    with open(handle, "rb") as file:
         file.seek(start)
         while data := file.readline(LINE_LIMIT):
             if not data.endswith(b"\n"):

@@ -113,7 +113,30 @@ def read_facts(stdin: BinaryIO, environ: Mapping[str, str]) -> Facts:
     document = load(raw) if raw.strip() else {}
     if isinstance(document, str):
         raise Invalid(f"stdin is {document}")
+    _check_texts(document)
     return Facts(document, environ)
+
+
+def _check_texts(document: Mapping[str, Any]) -> None:
+    """Invalid when one holds what no path and no argument can: a NUL, or half a character that stands for no byte."""
+    left: list[object] = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, str):
+            _check_text(value)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise Invalid(f"stdin: a text holds a NUL: {text[:60]!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise Invalid(f"stdin: a text holds half a character: {text[:60]!r}") from None
 
 
 def relative_to_root(path: Path, root: Path) -> str:

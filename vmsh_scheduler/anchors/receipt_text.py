@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vmsh_scheduler.anchors import deploy_receipts, disk, receipts
+from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.domain.batch import is_id
 from vmsh_scheduler.errors import NotFound, Usage
 
@@ -18,13 +19,20 @@ def text(root: Path, name: str) -> str:
     """`<type>/<name>` below `ops/receipts`, or a batch id. NotFound, Usage."""
     kind, slash, rest = name.partition("/")
     if slash:
-        path = deploy_receipts.path_of(root / "ops", kind, rest.removesuffix(".receipt"))
+        path = _of_deployment(root, kind, rest.removesuffix(".receipt"))
     else:
         path = receipts.path_of(root / "out", batch_id(name))
     raw = disk.read_if_there(path, disk.SMALL_LIMIT)
     if raw is None:
         raise NotFound(f"there is no receipt {name}: {path}")
     return _harmless(raw.decode(errors="replace"))
+
+
+def _of_deployment(root: Path, kind: str, name: str) -> Path:
+    try:
+        return deploy_receipts.path_of(root / "ops", kind, name)
+    except Invalid as error:  # as it would be of a row; here somebody typed it
+        raise Usage(error.message) from None
 
 
 def _harmless(text: str) -> str:

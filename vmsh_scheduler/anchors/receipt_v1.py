@@ -9,7 +9,7 @@ from typing import Any
 from vmsh_scheduler.anchors import receipts
 from vmsh_scheduler.anchors.failures import Invalid
 from vmsh_scheduler.domain.batch import Document
-from vmsh_scheduler.errors import NotFound
+from vmsh_scheduler.errors import NotFound, Usage
 
 _RAILS = {"eip155": ("EVM", "evm"), "btc": ("BTC", "btc"), "rfc3161": ("TSA", "tsa")}
 _STATUS = {
@@ -36,9 +36,9 @@ def receipt_v1(root: Path, batch: str, chain: str = "") -> Document:
 
 
 def manifest_v1(root: Path, batch: str) -> Document:
-    """All of a batch. Invalid for an id that the format has no room for."""
+    """All of a batch. Usage for an id that the format has no room for."""
     if len(batch) < _SHORTEST_ID:
-        raise Invalid(f"batch-manifest.v1 asks for ids of {_SHORTEST_ID} characters, {batch!r} has {len(batch)}")
+        raise Usage(f"batch-manifest.v1 asks for ids of {_SHORTEST_ID} characters, {batch!r} has {len(batch)}")
     document, found = _all(root, batch)
     if not found:
         raise NotFound(f"batch {batch} has no anchor on eip155:, btc: or rfc3161:")

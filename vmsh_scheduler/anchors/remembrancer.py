@@ -15,7 +15,7 @@ from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.anchors.memories import Memories, Memory
 from vmsh_scheduler.anchors.sealing import fingerprint
 from vmsh_scheduler.domain.batch import Batch, Document, canonical, digest_holds, load, with_digest
-from vmsh_scheduler.errors import CannotCreate, NotFound, SchedulerError
+from vmsh_scheduler.errors import CannotCreate, NotFound, SchedulerError, Usage
 
 SETTLED = (None, "final")
 """`status` of attestations that are remembered: what may still change is not, because a row never does."""
@@ -126,7 +126,7 @@ def deploy_evidence(root: Path, file: Path | None, digest: str) -> Evidence:
     """Of what `record deploy` is given: a file, a digest, or both, which must fit each other."""
     told = digest.removeprefix("sha256:").lower()
     if told and (len(told) != 64 or set(told) - set("0123456789abcdef")):
-        raise Invalid(f"--sha256 {digest!r} is not 64 hex digits")
+        raise Usage(f"--sha256 {digest!r} is not 64 hex digits")
     if file is None:
         return Evidence("", told)
     path = file.resolve()

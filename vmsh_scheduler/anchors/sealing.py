@@ -186,7 +186,7 @@ def _by_number(path: Path) -> tuple[int, int, str]:
 def glance(path: Path) -> Batch | BadBatch:
     """By the beginning of the file where that is enough."""
     try:
-        with path.open("rb") as file:
+        with open(disk.open_regular(path), "rb") as file:
             beginning = head(file.read(_HEAD))
         if beginning is not None:
             return describe(beginning, path.stem)

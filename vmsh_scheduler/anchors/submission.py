@@ -295,7 +295,7 @@ def read(path: Path) -> Submission:
     except Invalid as error:
         raise Corrupt(error.message, hint=_RESTORE) from None
     except OSError as error:
-        if error.errno not in (errno.EIO, errno.EISDIR):
+        if error.errno != errno.EIO:
             raise
         raise Corrupt(f"{path} cannot be read: {error.strerror}", hint=_RESTORE) from None
 
