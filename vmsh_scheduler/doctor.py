@@ -3,24 +3,30 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vmsh_scheduler.api.client import call
+from vmsh_scheduler.api.unix_socket import check_free
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.trigger import SANE_CLOCK
 from vmsh_scheduler.errors import ConfigError, NoAnswer, SchedulerError
+from vmsh_scheduler.registered import read_agents
 from vmsh_scheduler.settings import Settings
 from vmsh_scheduler.sources.catalog import compile_files
 from vmsh_scheduler.sources.compiled import JobSet
 from vmsh_scheduler.sources.watch import ConfigWatch
-from vmsh_scheduler.stores.local.directory import open_directory
+from vmsh_scheduler.stores.local.directory import StateDirectory, open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import peek
+from vmsh_scheduler.stores.local.store import DIRECTORIES
 from vmsh_scheduler.wallclock import wall_clock
 
 Row = dict[str, Any]
+SOCKET = "control.sock"
 SPARE_BYTES = 64 << 20
 
 
@@ -66,10 +72,41 @@ def _commands(jobs: JobSet | ConfigError, environ: Mapping[str, str]) -> Iterato
 def _state(settings: Settings) -> Iterator[Row]:
     path = settings.state_path
     if not path.parent.exists():
-        yield _row(str(path.parent), "state", fine="not there yet; the first start makes it")
+        yield _row(str(path.parent), "state", _no_place(path.parent), "not there yet; the first start makes it")
         return
     try:
         directory = open_directory(path, create=False)
+    except SchedulerError as error:
+        yield _row(str(path), "state", str(error))
+        return
+    with closing(directory):
+        yield from _in_the_way(settings, directory)
+        yield from _kept(path, directory)
+
+
+def _no_place(directory: Path) -> str:
+    """Why the first start cannot make it, if something else has its name or that of a directory above."""
+    there = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+    return "" if there.is_dir() else f"{there} is not a directory; move it away"
+
+
+def _in_the_way(settings: Settings, directory: StateDirectory) -> Iterator[Row]:
+    """What a start would refuse beside the state itself, each asked of what refuses it."""
+    looks: dict[str, Callable[[], object]] = {
+        name: partial(directory.check, name) for name in (directory.lock, directory.previous)
+    }
+    looks |= {name: partial(directory.check_directory, name) for name in DIRECTORIES}
+    if settings.api_is_on and not settings.is_shared:
+        looks[directory.specs] = partial(read_agents, directory)
+    for name, look in looks.items():
+        try:
+            look()
+        except SchedulerError as error:
+            yield _row(str(directory.path / name), "state", str(error))
+
+
+def _kept(path: Path, directory: StateDirectory) -> Iterator[Row]:
+    try:
         opened = peek(directory)
         broken = JournalReader(directory).verify()
         doubt = directory.doubt()
@@ -118,11 +155,12 @@ def _clock() -> Iterator[Row]:
 
 
 def _daemon(settings: Settings) -> Iterator[Row]:
-    path: Path = settings.state_path.parent / "control.sock"
+    path = settings.state_path.parent / SOCKET
     try:
         health = call(str(path), "GET", "/health")
     except NoAnswer:
         yield _row("daemon", "daemon", fine="not running")
+        yield from _socket(path)
         yield from _port(settings)
         return
     except SchedulerError as error:
@@ -132,6 +170,22 @@ def _daemon(settings: Settings) -> Iterator[Row]:
         "" if health["status"] == "healthy" else f"{health['status']}: {'; '.join(health['findings']) or 'see status'}"
     )
     yield _row("daemon", "daemon", bad, "running and healthy")
+
+
+def _socket(path: Path) -> Iterator[Row]:
+    """Nobody of ours listens, so its name has to be free."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # said of the state
+    try:
+        check_free(str(path.parent), fd, path.name)
+    except SchedulerError as error:
+        yield _row(str(path), "daemon", str(error))
+    except OSError as error:
+        yield _row(str(path), "daemon", f"{error.strerror}: look at it and remove it")
+    finally:
+        os.close(fd)
 
 
 def _port(settings: Settings) -> Iterator[Row]:

@@ -1,5 +1,7 @@
 """`vmsh-scheduler agents ...` and the agents of `status`, against a running daemon."""
 
+import shlex
+
 import pytest
 
 from tests.support.daemon import Place, until
@@ -42,6 +44,27 @@ def test_pause_resume_remove(place: Place, api: Forge) -> None:
     assert (resumed["action"], resumed["agent"]["status"]) == ("resume", "RUNNING")
     assert place.cli("agents", "remove", "alpha", "--user", "ann").ok().out == "ann:alpha: removed\n"
     assert api.agent("alpha") is None
+
+
+def test_one_that_is_paused_is_resumed_as_it_says(place: Place, api: Forge) -> None:
+    api.register(id="-a b", status="PAUSED")
+    job = "_agents/user-123/-a b"
+    told = place.cli("why", job, "--json").ok().json
+    assert (told["reason"], told["text"]) == ("disabled", "its agent is paused, until `agents resume`")
+    assert "its agent is paused, until `agents resume`" in place.cli("status", "--agents").ok().out
+    refused = place.cli("trigger", job)
+    assert refused.code == 2
+    assert refused.err == f"vmsh-scheduler: the agent of {job} is paused; first: {told['remedy']}\n"
+    place.cli(*shlex.split(told["remedy"])[1:]).ok()
+    assert api.agent("-a b")["status"] == "RUNNING"
+
+
+def test_one_of_a_file_is_switched_on_there(place: Place) -> None:
+    place.configure("namespaces: {}\n", agents=FILE.replace("{agentId", "{status: PAUSED, agentId"))
+    told = place.cli("why", "_agents/ann/filed", "--json").ok().json
+    assert (told["text"], told["remedy"][:19]) == ("it is switched off in its file", "set status: RUNNING")
+    refused = place.cli("trigger", "_agents/ann/filed")
+    assert (refused.code, refused.err.partition("; ")[2]) == (2, "switch it on there first\n")
 
 
 def test_registered_again_it_is_replaced(place: Place, api: Forge) -> None:

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from tests.support.builders import NOON, cadence, run_of
+from tests.support.builders import NOON, agent, cadence, run_of
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
 from vmsh_scheduler.domain.explain import TEXTS, covers, did, will
-from vmsh_scheduler.domain.job import OnUnknown
+from vmsh_scheduler.domain.job import OnUnknown, Origin
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Execution, Outcome, Status
 from vmsh_scheduler.domain.state import JobState, Pause
@@ -70,6 +70,24 @@ def test_a_manual_job_waits_for_somebody() -> None:
 def test_remedies_can_be_pasted_into_a_shell() -> None:
     odd = replace(JOB, id="a b/fast")
     assert "'a b/fast'" in will(odd, FRESH._replace(pause=Pause(NOON)), NOON).remedy
+
+
+class TestOff:
+    OURS = replace(agent(id="_agents/ann b/-x%2Fy"), enabled=False)
+    SKIPPED = Decision(OURS.id, NOON, Verdict.SKIPPED, Reason.DISABLED, NOON)
+
+    def test_of_a_file(self) -> None:
+        told = will(self.OURS, JobState(), NOON)
+        assert (told.text, told.remedy) == TEXTS[Reason.DISABLED]
+        assert "in its file" in did(self.OURS, NOON, [self.SKIPPED], []).text
+
+    def test_an_agent_of_the_api_is_in_no_file(self) -> None:
+        job = replace(self.OURS, origin=Origin.API)
+        for told in (will(job, JobState(), NOON), did(job, NOON, [self.SKIPPED], [])):
+            assert "file" not in told.text
+            assert "`agents resume`" in told.text
+            assert told.remedy == "vmsh-scheduler agents resume --user='ann b' -- -x/y"
+        assert did(job, NOON, [replace(self.SKIPPED, reason=Reason.PAUSED)], []).text == "skipped: it was paused"
 
 
 class TestDid:

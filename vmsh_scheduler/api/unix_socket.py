@@ -41,7 +41,7 @@ def bind_private(directory: str, name: str) -> BoundSocket:
     except OSError as error:
         raise CannotCreate(f"cannot open {directory}: {error.strerror}") from error
     try:
-        _check_free(directory, directory_fd, name)
+        check_free(directory, directory_fd, name)
         return _bind(directory_fd, name)
     except OSError as error:
         os.close(directory_fd)
@@ -70,7 +70,7 @@ def _bind(directory_fd: int, name: str) -> BoundSocket:
     return BoundSocket(sock, name, directory_fd, inode)
 
 
-def _check_free(directory: str, directory_fd: int, name: str) -> None:
+def check_free(directory: str, directory_fd: int, name: str) -> None:
     """What a dead daemon left may be replaced; a file that is no socket is not ours to remove."""
     try:
         mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode

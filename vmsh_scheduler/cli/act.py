@@ -5,9 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from vmsh_scheduler import render
+from vmsh_scheduler.api.messages import TEXT_LIMIT
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson, Job, moment
 from vmsh_scheduler.cli.output import as_json
+from vmsh_scheduler.errors import Usage
 from vmsh_scheduler.wallclock import wall_clock
 
 
@@ -27,11 +29,13 @@ def pause(
     ctx: typer.Context,
     job: Job,
     until: Annotated[str, typer.Option(help="When it goes on by itself: 30m, 2026-11-21T10:00:00Z.")] = "",
-    note: Annotated[str, typer.Option(help="Why; shown by `why`.")] = "",
+    note: Annotated[str, typer.Option(help=f"Why, in at most {TEXT_LIMIT} characters; shown by `why`.")] = "",
     json: AsJson = False,
 ) -> None:
     """Hold a job: its slots are skipped and journaled. What runs goes on."""
     context: Context = ctx.obj
+    if len(note) > TEXT_LIMIT:
+        raise Usage(f"--note has {len(note)} characters", hint=f"at most {TEXT_LIMIT} are kept")
     end = moment(until, wall_clock()) if until else None
     done = context.tell(
         "/pause", lambda ops: ops.pause(job, until=end, note=note, by=context.who), job=job, until=end, note=note

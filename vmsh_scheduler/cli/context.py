@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmsh_scheduler.api.client import call
+from vmsh_scheduler.domain.text import printable
 from vmsh_scheduler.errors import NoAnswer, Unavailable
 from vmsh_scheduler.settings import Settings, locate
 from vmsh_scheduler.sources.catalog import SettingsRequest
@@ -59,7 +60,7 @@ class Context:
         import getpass
 
         try:
-            return getpass.getuser()
+            return printable(getpass.getuser())
         except (KeyError, OSError):
             return f"uid {os.getuid()}"
 

@@ -12,6 +12,7 @@ from vmsh_scheduler.cli import act, evidence, inspect, remembered, setup
 from vmsh_scheduler.cli import agents as agents_commands
 from vmsh_scheduler.cli import redis as redis_commands
 from vmsh_scheduler.cli.context import Context
+from vmsh_scheduler.cli.options import readable
 
 app = typer.Typer(
     name="vmsh-scheduler",
@@ -45,6 +46,18 @@ def _common(
 
 for module in (setup, inspect, act, agents_commands, redis_commands, evidence, remembered):
     module.register(app)
+
+
+def _check_texts(commands: typer.Typer) -> None:
+    """Of every command, before it runs: none has to think of it."""
+    for command in commands.registered_commands:
+        command.callback = command.callback and readable(command.callback)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _check_texts(group.typer_instance)
+
+
+_check_texts(app)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ from vmsh_scheduler.cli import daily
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.options import AsJson, Job, moment
 from vmsh_scheduler.cli.output import as_json
-from vmsh_scheduler.errors import Exit
+from vmsh_scheduler.domain.trigger import Millis
+from vmsh_scheduler.errors import Exit, Usage
 from vmsh_scheduler.wallclock import wall_clock
 
 
@@ -50,17 +51,26 @@ def next_slots(
 def why(
     ctx: typer.Context,
     job: Job,
-    at: Annotated[str, typer.Option(help="An instant in the past: 2026-11-21T10:00:00Z, -15m.")] = "",
+    at: Annotated[str | None, typer.Option(help="An instant in the past: 2026-11-21T10:00:00Z, -15m.")] = None,
     json: AsJson = False,
 ) -> None:
     """Why a job did or did not run, will or will not, and what would have to change."""
     context: Context = ctx.obj
-    when = moment(at, wall_clock()) if at else None
+    when = None if at is None else _past(at)
     view = context.ask("/why", lambda disk: disk.why(job, when), job=job, at=when)
     if json:
         as_json(view)
     else:
         render.console().print(render.why(view, view["now"]))
+
+
+def _past(text: str) -> Millis:
+    now = wall_clock()
+    when = moment(text, now)
+    if when > now:
+        hint = "give one in the past, such as -15m; without --at, `why` tells what comes next"
+        raise Usage(f"--at {text!r} is yet to come", hint=hint)
+    return when
 
 
 def history(

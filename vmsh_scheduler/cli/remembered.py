@@ -8,7 +8,7 @@ import typer
 from vmsh_scheduler import render
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.cli.evidence import rail_facts, reading_disk
-from vmsh_scheduler.cli.options import AsJson
+from vmsh_scheduler.cli.options import AsJson, utf8
 from vmsh_scheduler.cli.output import as_json
 from vmsh_scheduler.errors import ConfigError, Denied, Usage
 
@@ -38,6 +38,7 @@ def deploy(
 
     if not sha256 and evidence is None:
         raise Usage("record deploy needs --sha256, --evidence or both")
+    utf8(str(evidence))  # the receipt says where it is
     context: Context = ctx.obj
     root = context.settings.root
     with reading_disk():

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain import agents, plan
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict
-from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.job import Job, Origin
 from vmsh_scheduler.domain.run import Execution
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Interval, Millis, Since
@@ -80,12 +80,25 @@ def did(job: Job, at: Millis, decisions: Sequence[Decision], executions: Sequenc
     decision = next((d for d in decisions if slot is not None and covers(d, slot)), None)
     if decision is None:
         return Explanation(job.id, "no_record", "", "the journal has no decision for that instant", at=at, slot=slot)
-    text, remedy = TEXTS[decision.reason]
+    text, remedy = _words(job, decision.reason)
     if decision.verdict is not Verdict.FIRED:
         what = f"{decision.verdict.value}: {text}"
         return Explanation(job.id, "did_not", decision.reason.value, what, remedy, decision.at, slot)
     ends = [e for e in executions if e.run.slot == slot]
     return Explanation(job.id, "did", decision.reason.value, f"{text}; {_ends(ends)}", "", decision.at, slot)
+
+
+def _words(job: Job, reason: Reason) -> tuple[str, str]:
+    """An agent of the API is in no file."""
+    if reason is Reason.DISABLED and job.origin is Origin.API:
+        return "its agent is paused, until `agents resume`", resume_agent(job.id)
+    return TEXTS[reason]
+
+
+def resume_agent(job_id: str) -> str:
+    """The command line for a registered agent's job."""
+    user, id = agents.named(job_id) or ("", job_id)
+    return f"vmsh-scheduler agents resume --user={quote(user)} {'-- ' if id.startswith('-') else ''}{quote(id)}"
 
 
 def covers(decision: Decision, slot: Millis) -> bool:
@@ -116,7 +129,7 @@ def _ends(executions: Sequence[Execution]) -> str:
 def _off(job: Job, state: JobState, now: Millis) -> Explanation | None:
     if job.enabled:
         return None
-    text, remedy = TEXTS[Reason.DISABLED]
+    text, remedy = _words(job, Reason.DISABLED)
     return Explanation(job.id, "will_not", Reason.DISABLED.value, text, remedy)
 
 

@@ -4,7 +4,8 @@ from shlex import quote
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Note
-from vmsh_scheduler.domain.job import Job, Overlap
+from vmsh_scheduler.domain.explain import resume_agent
+from vmsh_scheduler.domain.job import Job, Origin, Overlap
 from vmsh_scheduler.domain.run import Cause
 from vmsh_scheduler.domain.state import JobState, Pause
 from vmsh_scheduler.domain.trigger import Millis
@@ -83,6 +84,8 @@ class Control:
 
 def _refuse(job: Job, state: JobState) -> None:
     """Raises Usage when a trigger would start nothing."""
+    if not job.enabled and job.origin is Origin.API:
+        raise Usage(f"the agent of {job.id} is paused", hint=f"first: {resume_agent(job.id)}")
     if not job.enabled:
         raise Usage(f"{job.id} is switched off in its file", hint="switch it on there first")
     if state.pause is not None:

@@ -84,7 +84,7 @@ def _name(key: str) -> str:
 def shown(key: str) -> str:
     """A key as it may stand in a message: printable and short."""
     key = key if len(key) <= 80 else key[:77] + "..."
-    return key if key.isprintable() and key else ascii(key)
+    return key if key.isprintable() and key else repr(key)
 
 
 def config_error(problems: Iterable[str]) -> ConfigError:

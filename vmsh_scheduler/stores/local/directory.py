@@ -105,6 +105,14 @@ class StateDirectory:
         with suppress(FileNotFoundError):
             self._check_file(name, os.stat(name, dir_fd=self.fd, follow_symlinks=False))
 
+    def check_directory(self, name: str) -> None:
+        """Denied unless `name` is absent, or a directory that only its rightful owner can write."""
+        with suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                raise Denied(f"{self.path / name} is not a directory", hint="move it away")
+            _check_status(self.path / name, status, os.fstat(self.fd).st_uid)
+
     def create(self, name: str, *, append: bool = False) -> int:
         """A new file, 0600, owned like the directory (root keeps nobody else out). Raises OSError."""
         with self.explained(name):
@@ -169,10 +177,7 @@ class StateDirectory:
             with self.explained(name):
                 os.mkdir(name, 0o700, dir_fd=self.fd)
         except FileExistsError:
-            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                raise Denied(f"{self.path / name} is not a directory", hint="move it away") from None
-            _check_status(self.path / name, status, os.fstat(self.fd).st_uid)
+            self.check_directory(name)
             return
         except OSError as error:
             raise _cannot_write(self.path / name, error) from error
