@@ -106,7 +106,7 @@ def test_files_may_have_any_name(sealed: Place) -> None:
 def test_a_root_may_have_any_name(place: Place) -> None:
     place.configure(HOURLY)
     shutil.copytree(place.root / "config", place.root / f"r{BAD}" / "vmsh" / "config")
-    for verb in ("validate-config", "tick", "status", f"why {JOB}", f"pause {JOB}"):
+    for verb in ("validate-config", "tick", "status", f"why {JOB}", f"pause {JOB}", "history", "doctor"):
         place.cli("--root", f"r{BAD}", *verb.split()).ok()
 
 
@@ -132,6 +132,15 @@ def test_why_at_is_about_the_past(place: Place, live: bool) -> None:
     assert (none.code, none.out) == (2, "")
     assert "'' is no time" in none.err
     place.cli("why", JOB, "--at", "-1s").ok()
+
+
+def test_an_empty_instant_is_none_at_all(place: Place) -> None:
+    """A variable of a script that was not set: nothing is paused for ever by it."""
+    place.configure(HOURLY)
+    for line in (("pause", JOB, "--until", ""), ("history", JOB, "--before", "")):
+        done = place.cli(*line)
+        assert (done.code, "'' is no time" in done.err) == (2, True), line
+    assert not place.cli("status", "--json").ok().json["jobs"][0]["paused"]
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "alone"])

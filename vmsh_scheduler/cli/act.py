@@ -28,7 +28,7 @@ def trigger(ctx: typer.Context, job: Job, json: AsJson = False) -> None:
 def pause(
     ctx: typer.Context,
     job: Job,
-    until: Annotated[str, typer.Option(help="When it goes on by itself: 30m, 2026-11-21T10:00:00Z.")] = "",
+    until: Annotated[str | None, typer.Option(help="When it goes on by itself: 30m, 2026-11-21T10:00:00Z.")] = None,
     note: Annotated[str, typer.Option(help=f"Why, in at most {TEXT_LIMIT} characters; shown by `why`.")] = "",
     json: AsJson = False,
 ) -> None:
@@ -36,7 +36,7 @@ def pause(
     context: Context = ctx.obj
     if len(note) > TEXT_LIMIT:
         raise Usage(f"--note has {len(note)} characters", hint=f"at most {TEXT_LIMIT} are kept")
-    end = moment(until, wall_clock()) if until else None
+    end = None if until is None else moment(until, wall_clock())
     done = context.tell(
         "/pause", lambda ops: ops.pause(job, until=end, note=note, by=context.who), job=job, until=end, note=note
     )

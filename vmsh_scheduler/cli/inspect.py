@@ -76,7 +76,7 @@ def _past(text: str) -> Millis:
 def history(
     ctx: typer.Context,
     job: Annotated[str, typer.Argument(metavar="[JOB]", help="Only this job.")] = "",
-    before: Annotated[str, typer.Option(help="Only rows older than this.")] = "",
+    before: Annotated[str | None, typer.Option(help="Only rows older than this.")] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000)] = 20,
     verify: Annotated[bool, typer.Option("--verify", help="Check the hash chains instead.")] = False,
     json: AsJson = False,
@@ -85,7 +85,7 @@ def history(
     context: Context = ctx.obj
     if verify:
         return _verify_history(context, job, json=json)
-    query = HistoryQuery(job, moment(before, wall_clock()) if before else None, limit)
+    query = HistoryQuery(job, None if before is None else moment(before, wall_clock()), limit)
     view = context.ask("/history", lambda disk: disk.history(query), job=job or None, before=query.before, limit=limit)
     if json:
         as_json(view)

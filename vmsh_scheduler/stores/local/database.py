@@ -81,7 +81,7 @@ def connect_reader(directory: StateDirectory) -> sqlite3.Connection | None:
     if not directory.exists(directory.database):
         return None
     directory.check(directory.database)
-    uri = f"file:{quote(str((directory.path / directory.database).absolute()))}?mode=ro"
+    uri = f"file:{quote(os.fsencode((directory.path / directory.database).absolute()))}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         begun = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries'").fetchone()[0]

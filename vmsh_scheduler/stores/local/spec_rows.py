@@ -1,6 +1,7 @@
 """The rows of scheduler-specs.db, for their writer and for who only looks: `status` is spared what a writer needs."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -40,7 +41,7 @@ def look(directory: StateDirectory, kind: str, made: Callable[[Mapping[str, obje
     # the log of a database that was closed well is gone, and reading it would make another one
     mode = "mode=ro" if directory.exists(f"{directory.specs}-wal") else "immutable=1"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?{mode}", uri=True)) as connection:
             check_version(connection)
             return [made(spec.document) for spec in read(connection) if spec.kind == kind]
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
