@@ -1,9 +1,9 @@
 """Plain signal handlers on a socket pair. loop.add_signal_handler hangs under a storm (reliability 2-G, G3)."""
 
 import asyncio
-import ctypes
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -49,10 +49,14 @@ class Signals:
 
 
 def _ignore(numbers: Iterable[int]) -> None:
-    """The kernel is told first: what arrives after Python has run its pending handlers, and before it changes them,
-    would be reported on stderr as an OSError ("ignored due to race condition")."""
-    tell = ctypes.CDLL(None).signal
-    tell.argtypes, tell.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    """One that some thread was just taking is reported on stderr by Python ("ignored due to race condition"), as nobody
+    handles it any more: that is what was wanted."""
+    sys.unraisablehook = _say_unless_late
     for number in numbers:
-        tell(number, signal.SIG_IGN)
         signal.signal(number, signal.SIG_IGN)
+
+
+def _say_unless_late(unraisable: "sys.UnraisableHookArgs") -> None:
+    error = unraisable.exc_value
+    if not (isinstance(error, OSError) and str(error).endswith("ignored due to race condition")):
+        sys.__unraisablehook__(unraisable)
