@@ -22,7 +22,7 @@ run: $(STAMP) ## Set up, then start the daemon on config/
 # compiled here, once: where PYTHONDONTWRITEBYTECODE is set, thousands of started commands would each do it anew
 test: $(STAMP) check ## Set up, then everything CI runs
 	@$(BIN)/python -m compileall -q vmsh_scheduler tests
-	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
+	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
 
 soak: $(STAMP) check ## The full figures of every fault, into docs/soak.md; about half an hour, best as root

@@ -14,7 +14,7 @@ from tests.support.faults import rss_kb
 from tests.support.forge import WALLET, Forge, forge, stub
 from tests.support.http import Reply, exchange
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 HOST = "Host: localhost\r\n"
 GOOD = f"GET /v1/agents HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n".encode()
 CROWD = 600

@@ -31,7 +31,7 @@ async def dedupe(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Dedupe, 
     async with shared.client() as client:
 
         async def gone() -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while await client.exists(shared.keys.dedupe_lease("k")):  # noqa: ASYNC110  the server has no event for it
                     await asyncio.sleep(0.01)
 

@@ -177,7 +177,7 @@ async def test_instances_are_woken_by_a_change(shared_redis: SharedRedis) -> Non
         assert await specs.save(FIRST)
         assert await specs.delete("agent", FIRST.id)
         told = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(told) < 2:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                 told += [message["data"]] if message else []

@@ -24,7 +24,7 @@ from vmsh_scheduler.domain.classify import classify
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.errors import Exit
 
-PATIENCE_S = 15
+PATIENCE_S = 60
 FULL = "/dev/full"
 LOG = ("entries.jsonl", "checkpoints.jsonl")
 

@@ -17,7 +17,7 @@ from vmsh_scheduler.api.principal import AuthSettings
 from vmsh_scheduler.api.quota import Quotas
 from vmsh_scheduler.api.surface import Access, Audited, Call, Route, Surface, Tally, Text
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 LONG_S = 60.0
 GET = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = b"GET /x HTTP/1.1\r\nHost: loc"

@@ -71,7 +71,7 @@ def host(stage: Stage, text: str, *, limit: int = 20_000, ready: bytes = b"up") 
     process = subprocess.Popen(argv, cwd=ROOT, env=KILLED, stdout=subprocess.PIPE, text=True)
     dying = Host(process, job, run, stage.directory / "runs" / run.id)
     try:
-        eventually(lambda: dying.said(ready), 10)
+        eventually(lambda: dying.said(ready), 30)
         yield dying
     finally:
         process.kill()

@@ -17,7 +17,7 @@ from vmsh_scheduler.domain.batch import slug
 
 CALLS = 11
 """That one anchor makes, from `eth_chainId` to the last look."""
-PATIENCE_S = 30
+PATIENCE_S = 60
 """How long a process may take, on a slow machine."""
 
 

@@ -19,7 +19,7 @@ from vmsh_scheduler.api.gate import Gate, Limits
 from vmsh_scheduler.api.server import Address, Listener, listen_metrics
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 Open = Callable[..., Awaitable[Listener]]
 

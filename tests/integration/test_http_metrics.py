@@ -27,7 +27,7 @@ async def listener(probes: Told) -> AsyncIterator[Listener]:
 Answer = tuple[int, dict[str, str], bytes]
 
 
-async def exchange(port: int, data: bytes, *, within: float = 10) -> Answer:
+async def exchange(port: int, data: bytes, *, within: float = 30) -> Answer:
     """Send bytes as they are; read to the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

@@ -17,7 +17,7 @@ from vmsh_scheduler.net.calls import CallFailed
 from vmsh_scheduler.net.client import HttpClient
 from vmsh_scheduler.net.resolver import THREADS, BoundedResolver, Infos, LookupsStuck, look_up
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Library:

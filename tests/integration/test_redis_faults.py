@@ -68,7 +68,7 @@ async def leading(client: Client, shared: SharedRedis, instance: str = "a") -> t
 async def tick_of(client: Client) -> None:
     """A wiped server is never back within the same millisecond of its clock."""
     began = await milliseconds(client)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         now = began
         while now == began:
             now = await milliseconds(client)
@@ -80,7 +80,7 @@ async def milliseconds(client: Client) -> int:
 
 
 async def until_answering(client: Client) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             with suppress(RedisError):
                 await client.ping()
@@ -189,7 +189,7 @@ async def test_an_acquisition_that_is_answered_late_is_found_and_counts_once(
         await leases.acquire("engine")
     shared.server.resume()
     await until_answering(client)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         late = None
         while late is None:
             late = await guarded(client.get(shared.keys.leader_lock))
@@ -448,7 +448,7 @@ def no_disk(server: RedisServer) -> None:
         admin.config_set("save", "3600 1")
         gone.rmdir()
         admin.execute_command("BGSAVE")
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while admin.info("persistence")["rdb_last_bgsave_status"] == "ok":
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -511,7 +511,7 @@ async def test_d8_a_server_that_loads_says_so(tmp_path: Path) -> None:
     again.start(wait=False)
     try:
         shared = SharedRedis(again, "{p}:q")
-        async with shared.client() as client, asyncio.timeout(10):
+        async with shared.client() as client, asyncio.timeout(30):
             while True:
                 try:
                     await contender(client, shared).acquire("engine")
@@ -541,7 +541,7 @@ async def test_d8_a_cluster_without_its_slots_and_a_prefix_without_a_tag(tmp_pat
             with pytest.raises(StoreDown, match="cluster is down"):
                 await contender(client, shared).acquire("engine")
             admin.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while "cluster_state:ok" not in str(admin.execute_command("CLUSTER", "INFO")):  # noqa: ASYNC110  it has no event
                     await asyncio.sleep(0.01)
             untagged = SharedRedis(server, "p:q")
@@ -655,7 +655,7 @@ def watching(place: Path, server: RedisServer) -> Iterator[int]:
     with (place / "log").open("ab") as log:
         process = subprocess.Popen([binary(), str(conf), "--sentinel"], stdout=log, stderr=log)
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break

@@ -123,7 +123,7 @@ async def serve(requests: Requests, client: Any, junk: Junk) -> None:
         return {}
 
     serving = asyncio.ensure_future(requests.serve("me|1|me", answer))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (answered.is_set() or junk.count > before or serving.done()):
             await client.ping()
     assert not serving.done(), serving.exception()

@@ -149,7 +149,7 @@ class Turnstile:
         os.fdatasync(fd)
 
     async def arrived(self, count: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.waiting < count:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)

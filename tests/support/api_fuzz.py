@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from tests.support.forge import WALLET, Forge
 from vmsh_scheduler.api import schemas
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 Node = dict[str, Any]
 
 JUNK: SearchStrategy[Any] = st.recursive(

@@ -118,6 +118,6 @@ def stranger(**given: object) -> HttpClient:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not done():  # noqa: ASYNC110 - what is waited for happens in a socket, which sets no event
             await asyncio.sleep(0.005)

@@ -23,7 +23,7 @@ which nothing would be kept: coverage takes half of their time."""
 _measured: set[tuple[str, ...]] = set()
 
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """Far above what anything takes: only a broken program, or a machine on its knees, gets here."""
 LOOK_EVERY_S = 0.02
 

@@ -259,7 +259,7 @@ class Anvil:
         argv = [program, "--port", str(self._port), "--silent", "--order", "fifo"]
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._mark = 0
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not self._up():
             assert time.monotonic() < until, "anvil does not start"
             time.sleep(0.02)

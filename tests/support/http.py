@@ -46,7 +46,7 @@ class Reply:
         return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
 
 
-def exchange(address: int | str, data: bytes, *, within: float = 20) -> Reply:
+def exchange(address: int | str, data: bytes, *, within: float = 60) -> Reply:
     """Send bytes as they are to a port of this machine or a Unix socket; read to the end, or to a reset."""
     family = socket.AF_INET if isinstance(address, int) else socket.AF_UNIX
     with socket.socket(family) as sock:

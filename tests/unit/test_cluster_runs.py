@@ -634,7 +634,7 @@ class TestLoops:
         collecting = asyncio.ensure_future(term.collector.run())
         working = asyncio.ensure_future(member.worker.run(stop))
         await term.engine.tick()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while crew.state.succeeded == 0:  # noqa: ASYNC110 - two loops do it, and there is no event
                 await asyncio.sleep(0.01)
         stop.set()

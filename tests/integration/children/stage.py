@@ -22,7 +22,7 @@ BOOT = "boot-1"
 ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nowhere", "CANARY_TOKEN": "canary-0451"}
 
 
-def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
+def eventually(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """Poll until it holds; AssertionError after the deadline."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -30,7 +30,7 @@ def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
-async def eventually_async(condition: Callable[[], object], within_s: float = 5.0) -> None:
+async def eventually_async(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """The same without stopping the loop."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -117,5 +117,5 @@ async def on_stage(directory: Path, **options: Any) -> AsyncIterator[Stage]:
     finally:
         stage.executor.close()
         clock.close()
-    await eventually_async(lambda: not alive(mark), 2)
-    await eventually_async(lambda: (fds(), threading.active_count()) == before, 2)
+    await eventually_async(lambda: not alive(mark), 15)
+    await eventually_async(lambda: (fds(), threading.active_count()) == before, 15)
