@@ -211,5 +211,5 @@ def test_s4_bites_a_shared_place_in_the_listing_is_caught(tmp_path: Path) -> Non
     for number in range(60):
         (tmp_path / f"scheduler.{number}.wal").touch()
     with closing(open_directory(tmp_path / "scheduler.json")) as directory:
-        listed = listed_by_two(lambda: os.listdir(directory.fd), 60)  # noqa: PTH208 - the descriptor is the fault
-        assert listed != {60}
+        found = (listed_by_two(lambda: os.listdir(directory.fd), 60) for _ in range(20))  # noqa: PTH208 - the descriptor is the fault
+        assert any(seen != {60} for seen in found)
