@@ -102,7 +102,7 @@ def _burst(lab: Lab, connections: int) -> Values:
 
 def _sustained(lab: Lab, connections: int) -> Values:
     """More agents than can be served: each is always due."""
-    count = 200 if lab.small else 1_200
+    count = 200 if lab.small else 3_000
     with _place(lab, SCHEDULER_CYCLE_CONCURRENCY=str(connections)) as (_, consumer, api):
         api.crowd(count, f"{consumer.url}/hook", 1_000)
         time.sleep(2)
