@@ -5,7 +5,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +91,13 @@ def _no_place(directory: Path) -> str:
 
 def _in_the_way(settings: Settings, directory: StateDirectory) -> Iterator[Row]:
     """What a start would refuse beside the state itself, each asked of what refuses it."""
-    looks: dict[str, Callable[[], object]] = {
-        name: partial(directory.check, name) for name in (directory.lock, directory.previous)
-    }
-    looks |= {name: partial(directory.check_directory, name) for name in DIRECTORIES}
+    looks: dict[str, Callable[[str], object]] = dict.fromkeys((directory.lock, directory.previous), directory.check)
+    looks |= dict.fromkeys(DIRECTORIES, directory.check_directory)
     if settings.api_is_on and not settings.is_shared:
-        looks[directory.specs] = partial(read_agents, directory)
+        looks[directory.specs] = lambda _name: read_agents(directory)
     for name, look in looks.items():
         try:
-            look()
+            look(name)
         except SchedulerError as error:
             yield _row(str(directory.path / name), "state", str(error))
 

@@ -86,7 +86,7 @@ class Reloader:
     async def _take(self, reading: Reading, *, sure: bool) -> JobSet:
         jobs = await self._app.compile(reading)
         self._doubted = None
-        if not sure and self._passed_over < MOST_PASSED_OVER and self._app.watch.is_superseded():
+        if not sure and self._passed_over < MOST_PASSED_OVER and self._app.watch.gives_up_superseded():
             self._passed_over += 1
             say(_LOG, logging.INFO, "config changed again")
             return jobs

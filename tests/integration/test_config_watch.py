@@ -57,18 +57,18 @@ def trouble(found: object) -> str:
     return problem
 
 
-def test_a_reading_that_was_written_over_is_superseded_and_what_is_there_comes_next(site: Site) -> None:
+def test_a_reading_that_was_written_over_gives_up_superseded_and_what_is_there_comes_next(site: Site) -> None:
     """Were it the same bytes once more, or those before."""
     site.namespaces.write_text("namespaces: {a: {}}\n")
     first = reading(site.settled())
-    assert not site.watch.is_superseded()
+    assert not site.watch.gives_up_superseded()
     site.namespaces.write_text("namespaces: {a: {}}\n")
-    assert site.watch.is_superseded()
+    assert site.watch.gives_up_superseded()
     assert reading(site.settled()) == first
     site.namespaces.write_text("namespaces: {}\n")
-    assert site.watch.is_superseded()
+    assert site.watch.gives_up_superseded()
     assert reading(site.settled()).raw["namespaces"] == b"namespaces: {}\n"
-    assert not site.watch.is_superseded()
+    assert not site.watch.gives_up_superseded()
 
 
 def test_a_reading_holds_what_is_there(tmp_path: Path) -> None:

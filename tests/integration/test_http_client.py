@@ -170,6 +170,22 @@ async def test_who_waits_in_line_hears_that_the_client_is_closed() -> None:
     assert [end.kind for end in ended if isinstance(end, CallFailed)] == ["connect"] * 3
 
 
+async def test_a_get_that_waits_when_the_client_is_closed_is_not_asked_anew() -> None:
+    async def never(writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    client = HttpClient()
+    async with sink() as consumer:
+        await get(client, consumer)
+        consumer.answer = never
+        call = asyncio.create_task(get(client, consumer))
+        await until(lambda: len(consumer.asked) == 2)
+        await client.close()
+        with pytest.raises(CallFailed):
+            await call
+        assert (consumer.connections, len(consumer.asked)) == (1, 2)
+
+
 async def test_what_comes_while_nobody_asked_ends_the_connection(client: HttpClient) -> None:
     async with sink() as consumer:
         await post(client, consumer)

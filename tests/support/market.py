@@ -29,7 +29,7 @@ async def settle() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """For what real sockets bring about; fails after 10 s."""
+    """For what real sockets bring about; fails after a while."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - plain numbers, nobody sets an event for them
             await asyncio.sleep(0.005)

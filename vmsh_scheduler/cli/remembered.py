@@ -38,7 +38,8 @@ def deploy(
 
     if not sha256 and evidence is None:
         raise Usage("record deploy needs --sha256, --evidence or both")
-    utf8(str(evidence))  # the receipt says where it is
+    if evidence is not None:
+        utf8(str(evidence))  # the receipt says where it is
     context: Context = ctx.obj
     root = context.settings.root
     with reading_disk():

@@ -21,6 +21,7 @@ STAND_BACK: Millis = 3 * LOOK
 """A pool of which the same job, one that we have otherwise, came twice is left to others for so long: its next tries, a
 second apart, are theirs. Else whoever is quickest to claim and hand back would keep the job from everybody."""
 MOST_UNLIKE = 1_000
+"""Jobs that we have otherwise and remember; more are begun to be counted anew."""
 CLAIMED_AT_ONCE = 100
 GUARD_S = 0.25
 """How late a claim's end may be noticed while the store lets us wait."""
@@ -277,7 +278,8 @@ class Worker:
 
     def _stand_back(self, claim: Claim) -> None:
         """The first time may be a change of configuration that is under way: the next try comes with the new one."""
-        unlike = f"{claim.task.body.get('job')} {claim.task.body.get('revision')}"
+        task = claim.task
+        unlike = f"{task.owner} {task.body.get('job')} {task.body.get('revision')}"  # the original's name no job
         if unlike in self._unlike:
             self._back_at[claim.task.pool] = self._clock.elapsed() + STAND_BACK
         elif len(self._unlike) >= MOST_UNLIKE:

@@ -43,6 +43,7 @@ class Pool:
         self._line: list[tuple[Place, asyncio.Future[None]]] = []
         self._open: set[Connection] = set()
         self._sweep_at: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def spare(self, place: Place) -> Connection | None:
         """One that waits to be used, without waiting for it. Give it `back`; None: `take` one."""
@@ -53,6 +54,8 @@ class Pool:
 
     async def take(self, place: Place) -> Connection:
         """Give it `back`. Raises OSError, and what the resolver and TLS refuse with."""
+        if self._closed:
+            raise ConnectionResetError("the client is closed")
         if self._has_room(place):  # then nobody who waits has
             self._enter(place)
         else:
@@ -78,7 +81,8 @@ class Pool:
         self._leave(place)
 
     def close(self) -> None:
-        """Calls in flight fail."""
+        """Calls in flight fail, and none begins anew."""
+        self._closed = True
         if self._sweep_at is not None:
             self._sweep_at.cancel()
             self._sweep_at = None

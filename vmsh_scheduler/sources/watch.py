@@ -68,7 +68,7 @@ class ConfigWatch:
         """True if `poll` would find nothing new, for one stat per file."""
         return self._pending is None and signature(self._watched_paths()) == self._seen
 
-    def is_superseded(self) -> bool:
+    def gives_up_superseded(self) -> bool:
         """True if something was written since the last Reading; what is there then is handed out, were it the same."""
         if self.is_quiet():
             return False
