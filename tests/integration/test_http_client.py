@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -208,33 +209,49 @@ async def test_a_connection_that_the_other_side_closed_is_noticed(client: HttpCl
     assert consumer.connections == 2
 
 
-async def hung_up_on() -> tuple[asyncio.Server, str, list[bytes]]:
-    """A server that answers one question per connection, and hangs up on the second."""
+@asynccontextmanager
+async def hung_up_on() -> AsyncIterator[tuple[HttpClient, str, list[bytes]]]:
+    """A client of two connections, and a server that answers one question per connection and hangs up on the second."""
     heard: list[bytes] = []
+    over: list[bool] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        over.append(False)
+        number = len(over) - 1
         for answer in (reply(200, b"first"), b""):
             if line := await reader.readline():
                 heard.append(line.split(b" ", 1)[0])
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(answer)
         writer.close()
-        await writer.wait_closed()
+        with suppress(OSError):
+            await writer.wait_closed()
+        over[number] = True
 
+    client = HttpClient(limit=2)
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", heard
-
-
-async def test_a_get_that_met_a_closing_connection_asks_anew_and_a_post_does_not(client: HttpClient) -> None:
-    """RFC 9110 section 9.2.2: a POST may have been heard."""
-    server, url, heard = await hung_up_on()
-    for _ in range(3):
-        assert (await client.get(url, {}, timeout_s=5, limit=100)).head == b"first"
-    assert heard == [b"GET"] * 5
-    with pytest.raises(CallFailed) as failed:
-        await client.post(url, b"", {}, timeout_s=5, trusted=True)
-    assert (failed.value.kind, heard[5:]) == ("connect", [b"POST"])
+    yield client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", heard
+    await client.close()
     server.close()
+    await until(lambda: all(over))
+
+
+async def test_a_get_that_met_a_closing_connection_asks_anew_and_a_post_does_not() -> None:
+    """RFC 9110 section 9.2.2: a POST may have been heard."""
+    async with hung_up_on() as (client, url, heard):
+        for _ in range(3):
+            assert (await client.get(url, {}, timeout_s=5, limit=100)).head == b"first"
+        assert heard == [b"GET"] * 5
+        with pytest.raises(CallFailed) as failed:
+            await client.post(url, b"", {}, timeout_s=5, trusted=True)
+        assert (failed.value.kind, heard[5:]) == ("connect", [b"POST"])
+
+
+async def test_nor_is_a_get_lost_that_waited_in_line_for_such_a_connection() -> None:
+    async with hung_up_on() as (client, url, heard):
+        replies = await asyncio.gather(*(client.get(url, {}, timeout_s=5, limit=100) for _ in range(9)))
+        assert [reply.head for reply in replies] == [b"first"] * 9
+        assert len(heard) > 9
 
 
 async def test_a_call_that_is_given_up_takes_its_connection_along(client: HttpClient) -> None:

@@ -130,14 +130,14 @@ class HttpClient:
 async def _asked(pool: Pool, place: Place, request: bytes, deadline: float, *, limit: int, lingers: bool) -> Answer:
     """A GET that met a connection which its server was just closing goes over the next one; a POST may have been heard,
     and does not (RFC 9110 section 9.2.2)."""
-    spare = connection = pool.spare(place)
+    connection = pool.spare(place)
     if connection is None:
         async with asyncio.timeout_at(deadline):
             connection = await pool.take(place)
     try:
         return await connection.exchange(request, deadline, limit=limit, lingers=lingers)
     except ConnectionError:
-        if spare is None or lingers:
+        if not connection.idle_since or lingers:  # 0: it was made for this call
             raise
     finally:
         pool.back(place, connection)
