@@ -104,6 +104,16 @@ def test_wrong_use_is_one_line(place: Place, words: str, code: Exit) -> None:
     assert done.err.count("\n") == 1
 
 
+def test_a_proof_is_written_whole_or_not_at_all(anchored: Place) -> None:
+    kept = anchored.write("p.json", "an older one")
+    anchored.cli("proof", "a.md", "-o", "p.json").ok()
+    assert kept.read_text().startswith("{")
+    whole = kept.read_bytes()
+    (anchored.root / ".p.json.tmp").mkdir()  # nothing can be written beside it
+    assert anchored.cli("proof", "a.md", "-o", "p.json").code != 0
+    assert kept.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -87,6 +87,14 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True)
         sync_directory(path.parent)
 
 
+def write_out(path: Path, data: bytes) -> None:
+    """Where somebody said `-o`: a file is written whole or not at all; a device or a pipe is written into."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        replace(path.resolve(), data)
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """A full disk is told of a descriptor without a name, and a temporary one tells nobody anything."""

@@ -74,6 +74,7 @@ def proof(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the proof here instead of stdout.")] = None,
 ) -> None:
     """A self-contained proof that a file is in an anchored batch; always JSON."""
+    from vmsh_scheduler.anchors import disk
     from vmsh_scheduler.anchors.proof import proof as make_proof
 
     context: Context = ctx.obj
@@ -83,7 +84,7 @@ def proof(
         as_json(document)
     else:
         with reading_disk():
-            out.write_text(json_text(document), encoding="utf-8")
+            disk.write_out(out, json_text(document).encode())
         typer.echo(f"proof written to {out}", err=True)
 
 
