@@ -10,8 +10,8 @@ from vmsh_scheduler.clock import SystemClock
 from vmsh_scheduler.cycles import Cycles
 from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.events import Event, Trouble
-from vmsh_scheduler.domain.health import AGENT_PREFIX, Health, Vitals, assess
-from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.health import Health, Vitals, assess
+from vmsh_scheduler.domain.job import AGENT_PREFIX, Job
 from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.engine.engine import Engine
@@ -190,6 +190,8 @@ class App:
     """What carries out here."""
     documents_begun: bool = False
     """The file of what is registered is new, or was empty."""
+    documents_lost: bool = False
+    """And agents ran here before."""
     shared: "Shared | None" = None
     """None: one instance, whose state is in its directory."""
     cluster: "Instance | None" = None
@@ -248,6 +250,7 @@ class App:
         jobs = self.engine.board.jobs
         gone = [id for id in self.states.all() if id.startswith(AGENT_PREFIX) and id not in jobs]
         if self.documents_begun and gone:
+            self.documents_lost = True
             text = f"scheduler-specs.db was missing or empty: {len(gone)} agents that ran are registered no more"
             self.config.warnings = (*self.config.warnings, f"{text}; restore it from a backup, or register them again")
             self.observers(Trouble(self.clock.now(), "documents_lost", {"agents": len(gone)}))
@@ -308,13 +311,20 @@ class App:
             config_loaded=self.config.loaded,
             config_valid=not self.problems,
             state_writable=not self.engine.board.write_error,
-            state_saved=not self.store.states.snapshot_error,
-            state_origin="found" if self.shared is not None else _origin(self.store.opened.condition),
+            state_saved=not (self.store.states.snapshot_error or (self.registry is not None and self.registry.trouble)),
+            state_origin=self._origin(),
             clock_sane=now >= SANE_CLOCK,
             attestations=self.metrics.attestations.view(now),
             cluster=None if self.cluster is None else self.cluster.condition(),
         )
         return assess(self.engine.board.jobs.values(), self.states.all(), vitals)
+
+    def _origin(self) -> str:
+        """Of what was there at start: states, and documents."""
+        if self.documents_lost:
+            return Condition.LOST.value
+        condition = Condition.LOADED if self.shared is not None else self.store.opened.condition
+        return "found" if condition is Condition.LOADED else condition.value
 
     async def close(self) -> None:
         try:
@@ -327,7 +337,3 @@ class App:
                 self.registry.close()
             self.commands.close()
             self.clock.close()
-
-
-def _origin(condition: Condition) -> str:
-    return "found" if condition is Condition.LOADED else condition.value

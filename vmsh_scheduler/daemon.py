@@ -346,9 +346,13 @@ async def _main(
     for finding in (*app.store.opened.findings, *filter(None, (app.store.directory.doubt().text,))):
         say(_LOG, logging.WARNING, STATE_FINDING, finding=finding)
     try:
-        return await Daemon(app, Notifier.from_environ(environ)).run()
-    finally:
-        await app.close()
+        code = await Daemon(app, Notifier.from_environ(environ)).run()
+    except BaseException:
+        with suppress(SchedulerError):  # what went wrong first is what has to be read
+            await app.close()
+        raise
+    await app.close()
+    return code
 
 
 async def _with_or_without_redis(settings: Settings) -> Settings:

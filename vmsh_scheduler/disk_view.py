@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.answers import explain, find_job, history
+from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.health import Vitals, assess
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.state import JobState
@@ -46,7 +47,7 @@ class DiskView:
         return self._opened.states.get(job_id) or JobState()
 
     def status(self) -> "Json":
-        rows = [job_view(job, self.state(id), self.now) for id, job in self.jobs.items()]
+        rows = [job_view(job, self._planned(job, self.state(id)), self.now) for id, job in self.jobs.items()]
         return {
             "now": self.now,
             "source": "no daemon is running (from disk)",
@@ -57,6 +58,11 @@ class DiskView:
             "agents": agents_view(rows),
             "jobs": rows,
         }
+
+    def _planned(self, job: Job, state: JobState) -> JobState:
+        """What happened as it is written; when it goes on as a start would have it, which `next` and `why` tell too."""
+        begun = plan.admit(job, state, self.now)
+        return state._replace(upcoming=begun.upcoming, ready_at=begun.ready_at)
 
     def next(self, job: str, limit: int) -> "Json":
         jobs = {job: find_job(self.jobs, job)} if job else self.jobs

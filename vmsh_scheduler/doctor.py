@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from vmsh_scheduler.api.client import call
+from vmsh_scheduler.api.client import CONTROL_NAME, call
 from vmsh_scheduler.api.unix_socket import check_free
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.trigger import SANE_CLOCK
@@ -25,7 +25,6 @@ from vmsh_scheduler.stores.local.store import DIRECTORIES
 from vmsh_scheduler.wallclock import wall_clock
 
 Row = dict[str, Any]
-SOCKET = "control.sock"
 SPARE_BYTES = 64 << 20
 
 
@@ -100,6 +99,14 @@ def _in_the_way(settings: Settings, directory: StateDirectory) -> Iterator[Row]:
             look(name)
         except SchedulerError as error:
             yield _row(str(directory.path / name), "state", str(error))
+            continue
+        shut = name in DIRECTORIES and directory.exists(name) and not _may_write(directory.path / name)
+        if shut:
+            yield _row(str(directory.path / name), "state", f"uid {os.geteuid()} cannot write there: chmod 700, chown")
+
+
+def _may_write(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK)
 
 
 def _kept(path: Path, directory: StateDirectory) -> Iterator[Row]:
@@ -152,7 +159,7 @@ def _clock() -> Iterator[Row]:
 
 
 def _daemon(settings: Settings) -> Iterator[Row]:
-    path = settings.state_path.parent / SOCKET
+    path = settings.state_path.parent / CONTROL_NAME
     try:
         health = call(str(path), "GET", "/health")
     except NoAnswer:

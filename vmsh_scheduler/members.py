@@ -13,7 +13,7 @@ from vmsh_scheduler.domain.events import Trouble
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.engine.worker import Worker
 from vmsh_scheduler.sources.agents import POOL as AGENTS
-from vmsh_scheduler.stores.redis.instances import Instance
+from vmsh_scheduler.stores.redis.instances import SILENT, Instance
 from vmsh_scheduler.stores.redis.store import RedisStore
 
 SLOW: Millis = 100
@@ -36,6 +36,7 @@ class Members:
         self._store = store
         self._worker = worker
         self._round_trips: deque[Millis] = deque([0] * SLOW_BEATS, maxlen=SLOW_BEATS)
+        self._seen_at: Millis = 0
         self._told: frozenset[str] = frozenset()
         self._hashed: tuple[object, str] = (None, "")
         """Of which jobs, and their hash."""
@@ -44,6 +45,7 @@ class Members:
         """Says that we are there, and sees who else is. Raises StoreDown."""
         asked = self._app.clock.elapsed()
         self.instances = await self._store.instances.beat(self._me())
+        self._seen_at = asked
         self._round_trips.append(self._app.clock.elapsed() - asked)
         depths = self._store.dispatch.depths
         self.depths, self.commands = await asyncio.gather(depths(AGENTS), depths(""))
@@ -78,7 +80,7 @@ class Members:
             "instance": self._app.cycles.instance,
             "role": "leader" if self._app.fence else "follower",
             "leader": self.leader(),
-            "fence": max(self._app.fence, *(instance.fence for instance in self.instances), 0),
+            "fence": max(self._app.fence, self._store.leases.highest, *(each.fence for each in self.instances)),
             "instances": len(self.instances),
         }
 
@@ -92,11 +94,14 @@ class Members:
         return {name: {"ready": ready, "running": claimed} for name, (ready, claimed) in depths.items()}
 
     def leader(self) -> str | None:
-        """As far as is known: the newest fence is right."""
+        """As far as is known: the newest fence is right. What was said longer ago than anybody is counted says nothing,
+        and of ourselves we know better than our last words."""
+        me = self._app.cycles.instance
         if self._app.fence:
-            return self._app.cycles.instance
-        leading = max(self.instances, key=lambda instance: instance.fence, default=None)
-        return None if leading is None or not leading.fence else leading.id
+            return me
+        fresh = self._app.clock.elapsed() - self._seen_at <= SILENT
+        leading = [each for each in self.instances if fresh and each.fence and each.id != me]
+        return max(leading, key=lambda each: each.fence).id if leading else None
 
     def others(self) -> list[str]:
         """Instances whose files, or what they mean there, are others."""
@@ -104,7 +109,7 @@ class Members:
         return [instance.id for instance in self.instances if instance.config != mine]
 
     def _row(self, instance: Instance) -> Document:
-        role = "leader" if instance.fence else "follower"
+        role = "leader" if instance.id == self.leader() else "follower"
         same = instance.config == self._config()
         words = {"id": instance.id, "host": instance.host, "role": role, "version": instance.version}
         return {**words, "running": instance.running, "same_config": same}

@@ -56,7 +56,7 @@ class AppOperations:
         await self._fresh()
         now = self._app.clock.now()
         rows = [
-            job_view(job, self._board.state(id), now, queued=id in self._board.waiting)
+            job_view(job, self._board.told(id), now, queued=id in self._board.waiting)
             for id, job in self._board.jobs.items()
         ]
         health = self._app.health()
@@ -81,12 +81,12 @@ class AppOperations:
         await self._fresh()
         jobs = {job: find_job(self._board.jobs, job)} if job else self._board.jobs
         now = self._app.clock.now()
-        return {"now": now, "slots": next_view(jobs, {id: self._board.state(id) for id in jobs}, now, limit)}
+        return {"now": now, "slots": next_view(jobs, {id: self._board.told(id) for id in jobs}, now, limit)}
 
     async def why(self, job: str, at: Millis | None) -> Json:
         await self._fresh()
         found, now = find_job(self._board.jobs, job), self._app.clock.now()
-        state = self._board.state(job)
+        state = self._board.told(job)
         return {"now": now, **await asyncio.to_thread(explain, found, state, now, at, self._app.journal)}
 
     async def history(self, query: HistoryQuery) -> Json:

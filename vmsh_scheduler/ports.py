@@ -93,7 +93,8 @@ class States(Protocol):
 
     async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         """`get` shows the new states before this first yields to the loop; it returns with the acknowledgement
-        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel).
+        (on disk, with `soon` by a sync that others share; `durable=False`: handed to the kernel, and if an earlier
+        change of one of the jobs is not acknowledged yet, together with that one).
 
         Raises StateWriteFailed: nothing of it may be acknowledged, `get` shows the last acknowledged states again,
         and every change applied after it fails too."""
@@ -122,6 +123,11 @@ class Journal(Protocol):
 
 class Specs(Protocol):
     """Documents that arrived by API."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the last change could not be stored; "" = it could."""
+        ...
 
     def get(self, kind: str, id: str) -> Spec | None: ...
 
@@ -259,6 +265,8 @@ class Place(Enum):
     LOST = "lost"
     """Claimed once, and its lease ran out."""
     ABSENT = "absent"
+    FORGOTTEN = "forgotten"
+    """Not there, and the store may have lost it."""
 
 
 class Dispatch(Protocol):
@@ -287,7 +295,16 @@ class Dispatch(Protocol):
         """Take out the tasks whose lease ran out; `ended` says of them, too, that nobody saw the end. Leader only."""
         ...
 
+    async def mend(self, waited: Sequence[str]) -> Sequence[str]:
+        """Tasks that were taken out of the store's lists by hand are ready again, or lost if they may have begun; so
+        are those of `waited`, pushed and not seen to end, that it does not know. Returns all these. Leader only."""
+        ...
+
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]: ...
+
+    async def recovered(self) -> None:
+        """What was open before is accounted for: from now on only a later loss makes `places` doubt. Leader only."""
+        ...
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
         """Take out those that nobody has claimed; returns them. Leader only.

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.action import Callback
@@ -57,6 +58,11 @@ class Registry:
         self._stored_by = Counter(_user_of(id) for id in specs.all(KIND))
         """By user. Counted here, because asking for all of them at each registration would be felt with thousands."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the last change could not be stored."""
+        return self._specs.trouble
+
     def close(self) -> None:
         """After the last change returned."""
         self._specs.close()
@@ -84,10 +90,10 @@ class Registry:
                 raise Refused("max_agents_reached")
             if known is not None:
                 agent = replace(agent, created_at=known.created_at)
-            job = registered_job(agent, self._rules.timeout)
-            state = agents.first_state(agent, job.revision, self._stored(job.id), now)
             await self._store(agent, known, by)
-            await self._put(job, state, Note("register", now, job.id, {"by": by}))
+            job = registered_job(agent, self._rules.timeout)
+            state = agents.first_state(agent, job.revision, await self._latest(job.id), now)
+            await self._put(job, state, Note("register", now, job.id, {"by": by}), known)
             return agent.key, self._record(agent)
 
     async def control(self, user: str, id: str, action: str, *, by: str) -> tuple[str, View | None]:
@@ -104,18 +110,15 @@ class Registry:
                 raise NotFound(f"{user}:{id}")
             agent = agents.stored(spec.document)
             note = Note(action, now, job_id, {"by": by})
-            runs = [run.id for run in self._stored(job_id).runs]
             if action == "remove":
-                await self._remove(job_id, note)
-                self.recall(runs)
+                self.recall(await self._remove(spec, note))
                 return agent.key, None
             agent = agents.changed(agent, action, now)
-            state = self._stored(job_id)
             await self._store(agent, spec, by)
-            job = registered_job(agent, self._rules.timeout)
-            await self._put(job, agents.resumed(state, now) if action == "resume" else state, note)
+            job, state = registered_job(agent, self._rules.timeout), await self._latest(job_id)
+            await self._put(job, agents.resumed(state, now) if action == "resume" else state, note, spec)
             if action == "pause":
-                self.recall(runs)
+                self.recall([run.id for run in state.runs])
             return agent.key, self._record(agent)
 
     async def views(self, user: str | None) -> AsyncIterator[list[View]]:
@@ -143,7 +146,7 @@ class Registry:
 
     def counts(self) -> dict[str, int]:
         every = [job for job in self._board.jobs.values() if is_agent(job)]
-        running = sum(job.enabled for job in every)
+        running = sum(job.enabled and self._stored(job.id).pause is None for job in every)
         return {"count": len(every), "running": running, "paused": len(every) - running}
 
     def _agent(self, job: Job) -> Agent:
@@ -159,6 +162,11 @@ class Registry:
     def _stored(self, job_id: str) -> JobState:
         """Without a slot that only waits for a permit: whoever changes the job takes it out of the queue."""
         return self._board.states.get(job_id) or JobState()
+
+    async def _latest(self, job_id: str) -> JobState:
+        """Asked for once the document is stored: meanwhile a run may have begun, ended, or been refused."""
+        await self._board.sure(job_id)
+        return self._stored(job_id)
 
     def _is_full(self, user: str) -> bool:
         """One user's agents must not take the places of all others."""
@@ -178,14 +186,37 @@ class Registry:
             raise StateWriteFailed(f"{agent.key} was changed by somebody else meanwhile", hint="try again")
         self._stored_by[agent.user] += known is None
 
-    async def _put(self, job: Job, state: JobState, note: Note) -> None:
-        if not await self._engine.put(job, state, note):
-            raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
+    async def _put(self, job: Job, state: JobState, note: Note, known: Spec | None) -> None:
+        """`known`: the document before, which counts again if the state cannot be written."""
+        if await self._engine.put(job, state, note):
+            return
+        why = self._board.write_error
+        if known is None:
+            await self._taken_back(self._delete(job.id), why)
+        else:
+            await self._taken_back(self._specs.save(replace(known, version=known.version + 2)), why)
 
-    async def _remove(self, job_id: str, note: Note) -> None:
-        if not await self._engine.drop(job_id, note):
-            raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
-        self._stored_by[_user_of(job_id)] -= await self._specs.delete(KIND, job_id)
+    async def _remove(self, spec: Spec, note: Note) -> list[str]:
+        """The runs that it leaves."""
+        await self._delete(spec.id)
+        runs = [run.id for run in self._stored(spec.id).runs]
+        if not await self._engine.drop(spec.id, note):
+            self._stored_by[_user_of(spec.id)] += 1
+            await self._taken_back(self._specs.save(replace(spec, version=1)), self._board.write_error)
+        return runs
+
+    async def _delete(self, job_id: str) -> bool:
+        gone = await self._specs.delete(KIND, job_id)
+        self._stored_by[_user_of(job_id)] -= gone
+        return gone
+
+    async def _taken_back(self, undoing: Awaitable[bool], why: str) -> NoReturn:
+        """A change whose second half was refused; the first would come into force at the next start."""
+        try:
+            await undoing
+        except StateWriteFailed as error:
+            why = f"{why}; nor could it be taken back ({error.message}), so that it counts from the next start on"
+        raise StateWriteFailed(f"not done: {why}", hint="free the state directory first")
 
 
 def _user_of(job_id: str) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmsh_scheduler.domain.text import one_line, printable
+from vmsh_scheduler.domain.trigger import JITTER
 
 Json = Mapping[str, Any]
 
@@ -65,7 +66,10 @@ def span(ms: float) -> str:
 
 
 def ago(ms: int | None, now: int) -> str:
-    return "never" if ms is None else f"{span(now - ms)} ago"
+    """The clock may have been set back since; what is ahead by less than it jitters happened just now."""
+    if ms is None:
+        return "never"
+    return f"{span(ms - now)} ahead of the clock" if ms - now > JITTER else f"{span(max(0, now - ms))} ago"
 
 
 def ahead(ms: int | None, now: int) -> str:

@@ -9,7 +9,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from vmsh_scheduler.domain.trigger import DAY, SECOND, Millis
 from vmsh_scheduler.environment import REDIS_PARTS, VARIABLES, redis_url, value_of
@@ -30,6 +30,7 @@ from vmsh_scheduler.sources.check import validate
 from vmsh_scheduler.sources.config_files import Watched, look
 from vmsh_scheduler.sources.expand import expand
 from vmsh_scheduler.sources.marks import config_error
+from vmsh_scheduler.sources.model import Model
 from vmsh_scheduler.sources.words import closest, say
 from vmsh_scheduler.sources.yaml_file import parse
 
@@ -54,10 +55,8 @@ def _scheme(name: str) -> str:
     return name
 
 
-class SettingsFile(BaseModel):
+class SettingsFile(Model):
     """scheduler.yaml: the daemon itself. Every key may be left out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     tick_ms: Millis = Field(
         default=10 * SECOND, ge=100, le=DAY, description="Longest nap, ms; runs start on time whatever it is."

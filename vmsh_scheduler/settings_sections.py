@@ -3,20 +3,15 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vmsh_scheduler.domain.trigger import DAY, HOUR, Millis
+from vmsh_scheduler.sources.model import Model
 
 LONGEST = 8_192
 
 
-class Section(BaseModel):
-    """Every key may be left out. Built as part of SettingsFile: building each twice would be felt at start."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, defer_build=True)
-
-
-class ApiSection(Section):
+class ApiSection(Model):
     """The listener."""
 
     port: int = Field(default=8790, ge=0, le=65_535, description="Port of the API; 0 = any free one.")
@@ -33,7 +28,7 @@ class ApiSection(Section):
     instance: str = Field(default="", max_length=120, description="Name of this instance; default: made at start.")
 
 
-class AgentsSection(Section):
+class AgentsSection(Model):
     """Cycles."""
 
     tick_ms: Millis = Field(default=1_000, le=DAY, description="How long agents wait after a start, ms; 250 or more.")
@@ -43,7 +38,7 @@ class AgentsSection(Section):
     queue: int = Field(default=10_000, le=1_000_000, description="Most cycles that wait.")
 
 
-class CallbacksSection(Section):
+class CallbacksSection(Model):
     """Outgoing calls."""
 
     timeout_ms: Millis = Field(default=4_000, le=HOUR, description="Until the answer's head, ms; 500 or more.")
@@ -58,7 +53,7 @@ class CallbacksSection(Section):
     )
 
 
-class MarketSection(Section):
+class MarketSection(Model):
     """Where the snapshot comes from."""
 
     base: str = Field(
@@ -72,7 +67,7 @@ class MarketSection(Section):
     )
 
 
-class AuthSection(Section):
+class AuthSection(Model):
     """Who may ask. Secrets belong into the environment or a file that `--env-file` names."""
 
     tokens: tuple[str, ...] = Field(
@@ -103,7 +98,7 @@ class AuthSection(Section):
     legacy_claims: bool = Field(default=False, description="Take tokens without exp and sub, as the original did.")
 
 
-class QuotaSection(Section):
+class QuotaSection(Model):
     """Requests per principal and window."""
 
     window_ms: Millis = Field(default=60_000, le=DAY, description="Length of a window, ms; 1000 or more.")
@@ -112,7 +107,7 @@ class QuotaSection(Section):
     tick_max: int = Field(default=60, le=1_000_000_000, description="Ticks per window.")
 
 
-class RedisSection(Section):
+class RedisSection(Model):
     """The store that instances share; without a URL there is none."""
 
     url: str = Field(
@@ -159,7 +154,7 @@ class RedisSection(Section):
     )
 
 
-SECTIONS: dict[str, type[Section]] = {
+SECTIONS: dict[str, type[Model]] = {
     "api": ApiSection,
     "agents": AgentsSection,
     "callbacks": CallbacksSection,

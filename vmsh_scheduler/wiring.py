@@ -32,8 +32,8 @@ from vmsh_scheduler.sources.agents import POOL as AGENTS
 from vmsh_scheduler.sources.subjects import BatchSubjects
 from vmsh_scheduler.sources.watch import ConfigWatch
 from vmsh_scheduler.stores.local.agenda import HeapAgenda
-from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.load import Condition
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.specs import open_specs
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 from vmsh_scheduler.tools import KillSwitch, Tools
@@ -127,7 +127,7 @@ async def _wire(
     boot = boot_id()
     told = environ if settings.anchor_write_enabled else {**environ, KILL_SWITCH: "0"}
     commands = CommandExecutor(store.directory.path / "runs", clock, told, boot, mask=redactor.mask)
-    commands.prepare()
+    commands.prepare(lease.fence)
     metrics = Metrics(version=__version__, python=sys.version.split()[0])
     observers.observers.append(metrics.observe)
     cycles = Cycles(settings.sections, clock)

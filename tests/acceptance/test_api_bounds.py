@@ -327,7 +327,24 @@ def test_documents_that_were_emptied_are_missed(place: Place, upstream: Stub) ->
     again = forge(place, upstream)
     assert again.daemon.wait_line("trouble")["what"] == "documents_lost"
     assert "1 agents that ran are registered no more" in place.cli("status").out
+    health = again.daemon.health()
+    assert (health["status"], health["state"]["origin"]) == ("degraded", "lost")
     again.daemon.stop()
+
+
+def test_nothing_is_registered_in_a_file_that_was_taken_away(place: Place, upstream: Stub) -> None:
+    it = forge(place, upstream)
+    it.register(id="alpha")
+    kept = place.state.parent / "scheduler-specs.db"
+    kept.rename(place.root / "aside")
+    body = {"id": "beta", "walletAddress": WALLET}
+    assert it.ask("POST", REGISTER, body).status == 503
+    health = it.daemon.health()
+    assert (health["status"], health["state"]["writable"]) == ("degraded", False)
+    (place.root / "aside").rename(kept)
+    assert it.ask("POST", REGISTER, body).status == 200
+    assert it.daemon.health()["status"] == "healthy"
+    it.daemon.stop()
 
 
 def test_changes_over_the_control_socket_are_audited(place: Place, upstream: Stub) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.daemon import Place
 from tests.support.tsa import make_authorities, serving
+from vmsh_scheduler.domain.batch import render, with_digest
 from vmsh_scheduler.errors import Exit
 
 SEALED = """\
@@ -46,6 +47,34 @@ def test_a_run_remembers_and_tells(anchored: Place) -> None:
     assert told["attestation"] == receipt["anchor"]
     assert "1 memories" in anchored.cli("verify-audit").ok().out
     anchored.cli("verify").ok()
+
+
+@pytest.mark.parametrize("words", ["", "--v1", "--manifest"])
+@pytest.mark.parametrize("damage", ["no JSON", "[]", "{}", "another time", "a field less"])
+def test_a_damaged_receipt_is_not_shown_as_one(anchored: Place, damage: str, words: str) -> None:
+    batch = only_batch(anchored)
+    path = anchored.root / "out/receipts/batches" / f"{batch}.json"
+    document = json.loads(path.read_text())
+    if damage == "another time":
+        document["anchors"][0]["ts"] += 1
+        damage = render(document)
+    elif damage == "a field less":  # below a digest that fits
+        del document["tree"], document["digest"]
+        damage = render(with_digest(document))
+    path.write_text(damage)
+    done = anchored.cli("receipt", batch, *words.split())
+    assert (done.code, done.out) == (Exit.STATE_UNREADABLE, "")
+    assert str(path) in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_receipt_is_shown_as_it_stands(anchored: Place) -> None:
+    batch = only_batch(anchored)
+    whole = (anchored.root / "out/receipts/batches" / f"{batch}.json").read_text()
+    assert anchored.cli("receipt", batch).ok().out == whole
+    deployed = anchored.root / "ops/receipts/deploy/odd.receipt"
+    deployed.write_text("no receipt of ours\n")
+    assert anchored.cli("receipt", "deploy/odd").ok().out == "no receipt of ours\n"
 
 
 def test_record_deploy_as_the_original_documents_it(anchored: Place) -> None:

@@ -29,7 +29,7 @@ from vmsh_scheduler.domain.run import Outcome, Status
 from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.engine.carry import RESOURCES
 from vmsh_scheduler.errors import Unavailable
-from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.threads import start_threads
 
 DAEMONS = 6

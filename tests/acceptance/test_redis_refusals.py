@@ -125,6 +125,26 @@ def test_requests_that_cannot_be_taken_are_no_secret(cluster: Instances, consume
     goes_on(cluster, consumer)
 
 
+def test_who_leads_no_more_is_named_by_nobody(cluster: Instances, consumer: Stub, redis: RedisServer) -> None:
+    """Neither by what it said itself before, nor by what the others heard of it."""
+    running(cluster, consumer, "a", "b")
+    leader = cluster.leader()
+    before = cluster.condition(leader)["fence"]
+    with redis.client() as client:
+        client.replicaof("127.0.0.1", "1")  # READONLY: it can be read, and nobody can be elected
+        for name in cluster.started:
+            until(lambda name=name: cluster.condition(name)["role"] == "follower", f"{name} not to lead")
+            until(lambda name=name: cluster.condition(name)["leader"] is None, f"{name} to name nobody")
+            condition = cluster.condition(name)
+            assert (condition["leader"], condition["fence"]) == (None, before)
+            assert "no_leader" in condition["problems"]
+            rows = cluster.place(name).cli("status", "--json").json["cluster"]["members"]
+            assert [row["role"] for row in rows] == ["follower", "follower"]
+        client.replicaof("NO", "ONE")
+    goes_on(cluster, consumer)
+    assert all(cluster.condition(name)["fence"] > before for name in cluster.started)
+
+
 def test_two_processes_under_one_id_say_so(cluster: Instances, consumer: Stub, redis: RedisServer) -> None:
     running(cluster, consumer, "a", "b")
     cluster.start("c", SCHEDULER_INSTANCE_ID="a")

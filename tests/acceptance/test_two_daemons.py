@@ -1,8 +1,12 @@
 """One daemon per state directory, whatever the second one is called."""
 
+import shutil
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.support.daemon import Daemon, Place
 from tests.support.stubs import Stub, cadences, put_batch
@@ -54,13 +58,23 @@ def test_l4_a_lock_file_that_is_deleted_lets_no_second_daemon_in(place: Place) -
     first.stop()
 
 
-def test_l4_a_daemon_whose_state_is_replaced_stops(place: Place) -> None:
-    """Two daemons on one path would be possible from then on."""
+def moved(state: Path) -> Path:
+    return state.rename(state.with_name("moved"))
+
+
+def removed(state: Path) -> None:
+    """At once for whoever looks by name; the daemon may be writing into it."""
+    shutil.rmtree(moved(state), ignore_errors=True)
+
+
+@pytest.mark.parametrize("how", [moved, removed])
+def test_l4_a_daemon_whose_state_is_replaced_stops(place: Place, how: Callable[[Path], object]) -> None:
+    """Two daemons on one path would be possible from then on. That nothing can be saved any more is not the news."""
     place.configure(cadences(fast="every: 1h"))
     daemon = place.daemon().ready()
-    place.state.parent.rename(place.root / "moved")
+    how(place.state.parent)
     assert daemon.wait() == 75
-    assert "moved or replaced" in daemon.text()
+    assert "moved or replaced" in daemon.text().splitlines()[-1]
 
 
 def test_l7_two_roots_do_not_disturb_each_other(place: Place, tmp_path: Path) -> None:

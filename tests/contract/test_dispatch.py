@@ -96,6 +96,17 @@ class TestHandOver:
         assert await leader.finish(claim, OK)
         assert await leader.finish(claim, OK)
 
+    async def test_what_is_waited_for_and_not_known_any_more_is_lost(self, cluster: Cluster) -> None:
+        leader = await cluster.leader("l")
+        await leader.push([task(n) for n in range(3)])
+        ended, _ = await leader.claim(AGENTS, 2, 60_000)
+        assert await leader.finish(ended, OK)
+        assert await leader.mend(["t0", "t1", "t2"]) == []
+        assert await leader.mend(["t0", "t1", "t2", "x"]) == ["x"]
+        assert await leader.mend(["t0", "t1", "t2", "x"]) == []
+        assert (await leader.places(["x"]))["x"] is Place.LOST
+        assert (await leader.ended(["t0", "x"]))["t0"] == OK
+
     async def test_places(self, cluster: Cluster) -> None:
         leader = await cluster.leader("l")
         await leader.push([task(n) for n in range(4)])
@@ -171,6 +182,8 @@ class TestTheLeader:
                 await instance.lost()
             with pytest.raises(NotLeading):
                 await instance.withdraw(["t1"])
+            with pytest.raises(NotLeading):
+                await instance.mend(["x"])
             with pytest.raises(NotLeading):
                 await instance.forget(["t1"])
         assert await new.depths(AGENTS) == (1, 0)

@@ -103,7 +103,6 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "append": lambda path: disk.append(path, b"x"),
     "cut": lambda path: disk.cut(path, 0),
     "ends_a_line": lambda path: disk.ends_a_line(path, 1),
-    "replace": lambda path: disk.replace(path.with_name(path.name[1 : -len(".tmp")]), b"x"),
 }
 
 
@@ -118,12 +117,95 @@ def test_no_call_waits_for_the_other_end_of_a_fifo(tmp_path: Path, call: str) ->
         CALLS[call](path)
 
 
+def nowhere(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    path.symlink_to("gone/nowhere")
+    return path
+
+
+def in_circles(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+    return path
+
+
+NO_FILES: list[Callable[[Path], Path]] = [fifo, nowhere, in_circles]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_is_no_file_beside_one_that_is_written_gives_way(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    make(disk.temporary(tmp_path / "a"))
+    disk.replace(tmp_path / "a", b"x")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"x")]
+
+
+def test_nothing_is_written_through_what_lies_beside_a_file(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "key"
+    victim.write_bytes(b"mine")
+    disk.temporary(path).symlink_to(victim)
+    disk.replace(path, b"secret", mode=0o600)
+    assert (victim.read_bytes(), path.is_symlink()) == (b"mine", False)
+    disk.temporary(path).write_bytes(b"left by a crash")  # readable by all
+    disk.replace(path, b"x", mode=0o600)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"x", 0o600)
+
+
+def test_a_directory_beside_a_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    kept = disk.temporary(tmp_path / "a") / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(Invalid, match=r"\.a\.tmp is a directory; move it away"):
+        disk.replace(tmp_path / "a", b"x")
+    assert kept.exists()
+
+
+MADE_ANEW = ("tail.json", ".tail.json.tmp", "checkpoint", ".checkpoint.tmp")
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+@pytest.mark.parametrize("name", MADE_ANEW)
+def test_what_a_ledger_can_make_anew_holds_no_anchor_up(site: Site, name: str, make: Callable[[Path], Path]) -> None:
+    sealed = anchored(site)
+    make(site.ledger / name)
+    again = site.anchor(site.put_batch("10"), "job/2")
+    assert (again.code, site.failures()) == (0, [])
+    assert site.anchor(sealed, "job/1").code == 0
+    assert len((site.ledger / "entries.jsonl").read_bytes().splitlines()) == 2
+    assert all((site.ledger / each).is_file() for each in ("tail.json", "checkpoint"))
+
+
+@pytest.mark.parametrize("name", MADE_ANEW)
+def test_a_directory_that_holds_a_ledger_up_is_named_by_both(site: Site, name: str) -> None:
+    sealed = anchored(site)
+    path, entries = site.ledger / name, site.ledger / "entries.jsonl"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    before = entries.read_bytes()
+    refused = site.anchor(site.put_batch("10"), "job/2")
+    assert (refused.code, refused.result["code"]) == (Exit.STATE_UNREADABLE, "corrupt")
+    assert refused.result["message"].startswith(f"{path} is a directory; move it away")
+    assert entries.read_bytes() == before
+    (row,) = site.failures("local:demo")
+    assert f"{path} is a directory" in row.detail
+    if name != "checkpoint":  # which is evidence
+        assert row.detail.endswith("move it away")
+        assert not site.failures(sealed["id"]), "what was anchored stands"
+    path.rmdir()
+    assert site.anchor(site.read("out/batches/10.json"), "job/2").code == 0
+    assert not site.failures()
+
+
 def test_a_ledgers_end_is_cut_and_looked_at_as_before(tmp_path: Path) -> None:
     path = tmp_path / "entries.jsonl"
     assert (disk.cut(path, 3), disk.ends_a_line(path, 3)) == (0, False)
     disk.append(path, b"ab\ncd")
     assert (disk.ends_a_line(path, 3), disk.ends_a_line(path, 5)) == (True, False)
     assert (disk.cut(path, 9), disk.cut(path, 3), path.read_bytes()) == (0, 2, b"ab\n")
+    disk.append(path, b"ef\n")
+    disk.sync(path)
+    assert path.read_bytes() == b"ab\nef\n"
+    with pytest.raises(FileNotFoundError):
+        disk.sync(tmp_path / "gone")
 
 
 ROOT = "sha256:" + "ab" * 32

@@ -20,7 +20,7 @@ from vmsh_scheduler.domain.batch import chain_leaf, leaves_root, render, with_di
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.ports import Change
-from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.store import open_store
 
 NAMESPACE = "own:record"

@@ -5,6 +5,7 @@ A `host` process plays the daemon that dies; the executor on stage is the one th
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.support.daemon import UNMEASURED
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Recovery, Run, Status, Trace
+from vmsh_scheduler.domain.trigger import DAY, HOUR
 
 ROOT = Path(__file__).parents[2]
 KILLED = {**os.environ, **UNMEASURED}
@@ -121,6 +123,31 @@ class TestAdopted:
             dead.kill()
             outcome = await stage.executor.adopt(dead.job, replace(dead.run, deadline=1))
         assert (outcome.code, outcome.exit_code) == ("timeout", 143)
+
+    @pytest.mark.parametrize("by", [-120_000, 3_600_000], ids=["forward", "back"])
+    async def test_t1_its_limit_is_that_of_its_process_whatever_the_clock_did(self, stage: Stage, by: int) -> None:
+        """Its start was written down by another clock than the one that is read now."""
+        os.mkfifo(stage.directory / "go")
+        with host(stage, "echo up; read x < go", limit=60_000) as dead:
+            dead.kill()
+            run = replace(dead.run, started_at=dead.run.started_at + by, deadline=dead.run.deadline + by)
+            adopted = asyncio.ensure_future(stage.executor.adopt(dead.job, run))
+            await asyncio.sleep(0.05)
+            with (stage.directory / "go").open("r+b", buffering=0) as go:  # waits for no reader
+                go.write(b"x\n")
+                outcome = await adopted
+        assert (outcome.status, outcome.code) == (Status.OK, "exit")
+
+    async def test_t1_the_time_before_its_adoption_counts_whatever_the_clock_did(self, stage: Stage) -> None:
+        with host(stage, "echo up; exec sleep 60", limit=3_000) as dead:
+            begun = time.monotonic()  # at most the start of a process late
+            dead.kill()
+            await asyncio.sleep(1.5)
+            run = replace(dead.run, started_at=dead.run.started_at + DAY, deadline=dead.run.deadline + DAY)
+            outcome = await stage.executor.adopt(dead.job, run)
+            ended = time.monotonic()
+        assert outcome.code == "timeout"
+        assert ended - begun < 4, "not from its adoption on"
 
     async def test_hurry_ends_it_too(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:
@@ -234,19 +261,69 @@ class TestRecovered:
         (stage.directory / "runs" / run.id).write_text(content)
         assert (await stage.executor.recover(job, run)).trace is Trace.UNKNOWN
 
+    @pytest.mark.parametrize("by", [-HOUR, 0, HOUR], ids=["back", "still", "forward"])
+    async def test_t1_never_began_whatever_the_clock_did_meanwhile(self, tmp_path: Path, by: int) -> None:
+        """The daemon started, somebody set the clock, the intent was written, the daemon was killed."""
+        async with on_stage(tmp_path) as first:
+            job = job_of(shell(":"), crash_exact=True)
+            run = first.start(job)
+        run = replace(run, started_at=run.started_at + by, deadline=run.deadline + by)
+        async with on_stage(tmp_path, fence=2) as second:
+            assert await second.executor.recover(job, run) == Recovery(Trace.NEVER_BEGAN)
+
     async def test_an_emptied_directory_proves_nothing(self, tmp_path: Path) -> None:
         async with on_stage(tmp_path) as first:
             job = job_of(shell(":"), crash_exact=True)
             run = first.start(job)
         for path in (tmp_path / "runs").iterdir():
             path.unlink()
-        async with on_stage(tmp_path) as second:
+        async with on_stage(tmp_path, fence=2) as second:
             recovery = await second.executor.recover(job, run)
             assert recovery.trace is Trace.UNKNOWN
             later = second.start(job)
-        async with on_stage(tmp_path) as third:
+        async with on_stage(tmp_path, fence=3) as third:
             assert (await third.executor.recover(job, run)).trace is Trace.UNKNOWN
             assert (await third.executor.recover(job, later)).trace is Trace.NEVER_BEGAN
+
+    async def test_a_directory_that_is_removed_is_made_anew_and_proves_nothing_of_before(self, tmp_path: Path) -> None:
+        async with on_stage(tmp_path, fence=5) as first:
+            job = job_of(shell("echo x"), crash_exact=True)
+            before = first.start(job)
+            shutil.rmtree(tmp_path / "runs")
+            run = first.start(job)
+            assert (await first.executor.run(job, run)).status is Status.OK
+            first.executor.forget(run)
+            assert [path.name for path in (tmp_path / "runs").iterdir()] == [f".begun-{BOOT}"]
+            assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
+            after = first.start(job)
+        async with on_stage(tmp_path, fence=6) as second:
+            assert (await second.executor.recover(job, before)).trace is Trace.UNKNOWN
+            assert (await second.executor.recover(job, after)).trace is Trace.UNKNOWN
+            own = second.start(job)
+        async with on_stage(tmp_path, fence=7) as third:
+            assert (await third.executor.recover(job, own)).trace is Trace.NEVER_BEGAN
+
+    @pytest.mark.parametrize("text", ["1", "fence 1", ""], ids=["a time, of an earlier version", "torn", "empty"])
+    async def test_a_marker_that_says_no_whole_fence_proves_nothing(self, tmp_path: Path, text: str) -> None:
+        async with on_stage(tmp_path, fence=2) as first:
+            job = job_of(shell(":"), crash_exact=True)
+            run = first.start(job)
+        (tmp_path / "runs" / f".begun-{BOOT}").write_text(text)
+        async with on_stage(tmp_path, fence=3) as second:
+            assert (await second.executor.recover(job, run)).trace is Trace.UNKNOWN
+            own = second.start(job)
+        async with on_stage(tmp_path, fence=4) as third:
+            assert (await third.executor.recover(job, own)).trace is Trace.NEVER_BEGAN
+
+    async def test_fences_that_begin_anew_with_lost_states_count_anew(self, tmp_path: Path) -> None:
+        async with on_stage(tmp_path, fence=90):
+            pass
+        async with on_stage(tmp_path, fence=1) as anew:
+            job = job_of(shell(":"), crash_exact=True)
+            run = anew.start(job)
+        async with on_stage(tmp_path, fence=2) as second:
+            assert await second.executor.recover(job, run) == Recovery(Trace.NEVER_BEGAN)
+            assert (await second.executor.recover(job, replace(run, fence=0))).trace is Trace.UNKNOWN
 
     async def test_g4_without_crash_exact_nothing_is_known(self, stage: Stage) -> None:
         job = job_of(shell(":"))
@@ -262,7 +339,8 @@ class TestRecovered:
         for suffix in ("", ".in", ".out", ".err"):
             run = stage.start(job)
             (tmp_path / "runs" / f"{run.id}{suffix}").symlink_to(victim)
-            assert (await stage.executor.run(job, run)).code == "resources"
+            outcome = await stage.executor.run(job, run)
+            assert (outcome.code, "symbolic links" in outcome.message) == ("spawn_error", True)
             if not suffix:
                 assert (await stage.executor.recover(job, run)).trace is Trace.UNKNOWN
             if suffix in (".out", ".err"):
@@ -329,7 +407,7 @@ class TestKilledAnywhere:
             job = job_of(shell(f"echo {number} >> {ledger}; sleep 0.05; echo up"), crash_exact=True)
             run = stage.start(job)
             self._start_and_kill(stage, job, run, number)
-            stage.executor.prepare()  # the daemon that comes after finds the marker of the one that died
+            stage.executor.prepare(1)  # the daemon that comes after finds the marker of the one that died
             recovery = await stage.executor.recover(job, run)
             if recovery.trace is Trace.RUNNING:
                 assert (await stage.executor.adopt(job, run)).status is Status.OK

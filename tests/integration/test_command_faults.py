@@ -256,7 +256,7 @@ from tests.support.builders import NOON, run_of
 from vmsh_scheduler.clock import SystemClock
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to us, as they do to pid 1
 async def main():
-    host = executor(Path(sys.argv[1]), SystemClock()); host.prepare()
+    host = executor(Path(sys.argv[1]), SystemClock()); host.prepare(1)
     other = subprocess.Popen(['/bin/sh', '-c', 'exit 7'])
     job = job_of(shell('for i in 1 2 3 4 5; do setsid sleep 0.2 >/dev/null 2>&1 & done; sleep 0.1'))
     outcome = await host.run(job, run_of(job, NOON))
@@ -292,7 +292,7 @@ from tests.integration.children.stage import executor, job_of, shell
 from tests.support.builders import NOON, run_of
 from vmsh_scheduler.clock import SystemClock
 os.close(0); os.close(1)
-host = executor(Path(sys.argv[1]), SystemClock()); host.prepare()
+host = executor(Path(sys.argv[1]), SystemClock()); host.prepare(1)
 job = job_of(shell('cat; exit 3'))
 outcome = asyncio.run(host.run(job, run_of(job, 1)))
 sys.stderr.write(f"{outcome.exit_code} {outcome.result['job']}")

@@ -1,5 +1,6 @@
 """What a command gets, and what comes back from it."""
 
+import errno
 import os
 import signal
 import stat
@@ -17,6 +18,7 @@ from vmsh_scheduler.domain.action import Callback, Command, ErrorRule, Limits
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Cause, Found, Status
 from vmsh_scheduler.errors import CannotCreate, Unavailable
+from vmsh_scheduler.executors import records
 from vmsh_scheduler.executors.environment import rfc3339
 
 
@@ -117,7 +119,7 @@ class TestInput:
         inherited = os.open(os.devnull, os.O_RDONLY)
         os.set_inheritable(inherited, True)
         try:
-            stage.executor.prepare()
+            stage.executor.prepare(1)
             outcome = await stage.run(
                 Command((sys.executable, "-c", "import os; print(os.listdir('/proc/self/fd'))")),
                 crash_exact=crash_exact,
@@ -319,7 +321,7 @@ from tests.integration.children.stage import executor, job_of, shell
 from tests.support.builders import NOON, run_of
 from vmsh_scheduler.clock import SystemClock
 async def main():
-    host = executor(Path(sys.argv[1]), SystemClock()); host.prepare()
+    host = executor(Path(sys.argv[1]), SystemClock()); host.prepare(1)
     seen = set()
     for exact in (False, True):
         job = job_of(shell(':'), crash_exact=exact)
@@ -351,13 +353,29 @@ asyncio.run(main())
         ]
         assert found.stdout.strip() == str(wanted)
 
-    async def test_a_full_disk_means_later_not_failed(self, stage: Stage) -> None:
-        runs = stage.directory / "runs"
-        for name in runs.iterdir():
-            name.unlink()
-        runs.rmdir()
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [
+            (errno.ENOSPC, "resources"),
+            (errno.EDQUOT, "resources"),
+            (errno.EMFILE, "resources"),
+            (errno.EACCES, "spawn_error"),
+            (errno.EROFS, "spawn_error"),
+            (errno.EIO, "spawn_error"),
+        ],
+    )
+    async def test_a_full_disk_means_later_what_does_not_pass_means_failed(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+    ) -> None:
+        def refuse(path: str, content: bytes) -> None:
+            raise OSError(number, os.strerror(number), path)
+
+        monkeypatch.setattr(records, "_write_private", refuse)
         outcome = await stage.run(shell(":"), crash_exact=True)
-        assert (outcome.code, outcome.status) == ("resources", Status.FAILED)
+        assert (outcome.code, outcome.status) == (code, Status.FAILED)
+        assert os.strerror(number) in outcome.message
+        monkeypatch.undo()
+        assert (await stage.run(shell(":"), crash_exact=True)).status is Status.OK
 
     def test_records_are_private(self, stage: Stage) -> None:
         mode = stat.S_IMODE((stage.directory / "runs").stat().st_mode)
@@ -375,12 +393,12 @@ asyncio.run(main())
 
         monkeypatch.setattr(os, "pidfd_open", missing)
         with pytest.raises(Unavailable, match=r"pidfd_open.*5\.3"):
-            stage.executor.prepare()
+            stage.executor.prepare(1)
 
     async def test_sigchld_is_restored(self, stage: Stage) -> None:
         before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
-            stage.executor.prepare()
+            stage.executor.prepare(1)
             assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
             assert (await stage.run(shell("exit 3"))).exit_code == 3
         finally:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from vmsh_scheduler.api import acceptor, client
+from vmsh_scheduler.api.client import CONTROL_NAME
 from vmsh_scheduler.api.errors import KINDS, from_wire, to_wire
 from vmsh_scheduler.api.operations import HistoryQuery, Json
-from vmsh_scheduler.api.server import CONTROL_NAME, Listener, listen_control
+from vmsh_scheduler.api.server import Listener, listen_control
 from vmsh_scheduler.cli.context import Context
 from vmsh_scheduler.errors import (
     Busy,

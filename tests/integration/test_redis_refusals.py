@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.world import NOW, FixedClock, decision, execution
 from tests.support.redis_keys import SharedRedis
-from tests.support.redis_server import RedisServer, serving
+from tests.support.redis_server import RedisServer, administering, serving
 from tests.support.virtual_time import LoopClock
 from vmsh_scheduler.clock import SystemClock
 from vmsh_scheduler.domain.decision import Note
@@ -47,10 +47,7 @@ async def client(shared: SharedRedis) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def admin(server: RedisServer) -> Iterator[Any]:
-    """Another user, from whom nothing is taken."""
-    with server.client() as default:
-        default.execute_command("ACL", "SETUSER", "admin", "on", ">secret", "+@all", "~*", "&*")
-    with server.client(username="admin", password="secret") as found:
+    with administering(server) as found:
         yield found
 
 

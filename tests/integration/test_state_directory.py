@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -47,6 +47,17 @@ def test_a_file_in_the_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(Denied, match="runs is not a directory"):
         open_store(tmp_path / "scheduler.json", FixedClock())
+
+
+@pytest.mark.parametrize("name", ["scheduler.json", "scheduler.json.prev", "scheduler.lock"])
+@pytest.mark.parametrize(("make", "line"), [(Path.mkdir, "rm -r"), (os.mkfifo, "rm")])
+def test_what_is_no_file_is_refused_with_the_line_that_removes_it(
+    tmp_path: Path, name: str, make: Callable[[Path], None], line: str
+) -> None:
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(Denied, match=f"look at it, then: {line} {path}$"):
+        opened(tmp_path)
 
 
 def test_runs_that_others_can_write_are_refused(tmp_path: Path) -> None:

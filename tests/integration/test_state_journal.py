@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from vmsh_scheduler.domain.trigger import DAY, HOUR
 from vmsh_scheduler.errors import StateUnreadable
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local import database, journal
-from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.records import Position, read_tail
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
+
+DATA = Path(__file__).parents[1] / "data" / "state"
 
 
 def reader(tmp_path: Path) -> JournalReader:
@@ -140,10 +143,9 @@ async def test_r6_retention_prunes_whole_segments_and_the_chain_still_holds(tmp_
     assert any(f"rows 1 to {last} are missing" in line for line in beside.verify())
 
 
-@pytest.mark.parametrize("keep", [Retention(days=5), Retention(bytes=4096)])
-async def test_r6_retention_by_age_and_by_size(tmp_path: Path, keep: Retention) -> None:
+async def test_r6_retention_by_size(tmp_path: Path) -> None:
     clock = FixedClock()
-    store = open_store(tmp_path / "scheduler.json", clock, keep=keep)
+    store = open_store(tmp_path / "scheduler.json", clock, keep=Retention(bytes=4096))
     await fill(store, range(40))
     store.journal.reached(store.states.synced)
     assert store.journal.flush()
@@ -159,8 +161,7 @@ async def test_r6_retention_by_age_and_by_size(tmp_path: Path, keep: Retention) 
 
 async def test_a_lost_journal_is_refilled_from_the_logs_exactly_once(tmp_path: Path) -> None:
     await filled(tmp_path)
-    for name in ("scheduler.db", "scheduler.db-wal", "scheduler.db-shm"):
-        (tmp_path / name).unlink(missing_ok=True)
+    remove(tmp_path)
     for _ in range(2):
         await open_store(tmp_path / "scheduler.json", FixedClock()).close()
         assert len(reader(tmp_path).decisions()) == 10
@@ -181,6 +182,57 @@ async def test_rows_a_crash_kept_out_are_taken_at_the_next_start(tmp_path: Path)
     assert [row.at - NOW for row in reader(tmp_path).decisions()] == [7, 6, 5, 4, 3, 2, 1, 0]
     store.journal.close()
     assert len(reader(tmp_path).decisions()) == 8
+
+
+def remove(tmp_path: Path) -> None:
+    for name in ("scheduler.db", "scheduler.db-wal", "scheduler.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+
+
+def remove_the_log_alone(tmp_path: Path) -> None:
+    """SQLite's own: what goes on into it nobody else would ever see."""
+    (tmp_path / "scheduler.db-wal").unlink()
+
+
+def put_a_copy_in_place(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "scheduler.db")) as here, closing(sqlite3.connect(tmp_path / "new")) as new:
+        here.backup(new)
+    remove(tmp_path)
+    (tmp_path / "new").rename(tmp_path / "scheduler.db")
+
+
+@pytest.mark.parametrize("take_away", [remove, remove_the_log_alone, put_a_copy_in_place])
+async def test_a_journal_that_is_taken_away_meanwhile_is_begun_anew(
+    tmp_path: Path, take_away: Callable[[Path], None]
+) -> None:
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    for n in range(3):
+        await fill(store, [n])
+        assert store.journal.flush()
+    assert store.troubles() == ()
+    take_away(tmp_path)
+    await fill(store, [3])
+    assert store.journal.flush()
+    assert [row.at - NOW for row in reader(tmp_path).decisions()] == [3, 2, 1, 0]
+    assert reader(tmp_path).verify() == []
+    assert [line for line in store.troubles() if "scheduler.db was taken away" in line]
+    await fill(store, [4])
+    await store.close()
+    assert len(store.journal.findings) == 1
+    assert [row.at - NOW for row in reader(tmp_path).decisions()] == [4, 3, 2, 1, 0]
+    assert reader(tmp_path).verify() == []
+
+
+async def test_a_journal_that_is_gone_is_a_finding_unless_nothing_was_ever_written(tmp_path: Path) -> None:
+    (tmp_path / "scheduler.json").write_bytes((DATA / "v0.json").read_bytes())
+    assert reader(tmp_path).verify() == [], "the original's file: it has no journal"
+    (tmp_path / "scheduler.json").unlink()
+    await filled(tmp_path)
+    remove(tmp_path)
+    (finding,) = reader(tmp_path).verify()
+    assert f"{tmp_path / 'scheduler.db'} is gone" in finding
+    await open_store(tmp_path / "scheduler.json", FixedClock()).close()
+    assert reader(tmp_path).verify() == []
 
 
 def trash(path: Path) -> None:
@@ -297,8 +349,7 @@ async def test_rows_out_of_memory_are_those_of_the_log(
     await store.close()
     told = rows(tmp_path)
     assert len(told) == 9
-    for name in ("scheduler.db", "scheduler.db-wal", "scheduler.db-shm"):
-        (tmp_path / name).unlink(missing_ok=True)
+    remove(tmp_path)
     await open_store(tmp_path / "scheduler.json", FixedClock()).close()
     assert rows(tmp_path) == told
     assert reader(tmp_path).verify() == []

@@ -61,7 +61,7 @@ async def site(place: Path, *options: str, lease: int = LEASE) -> AsyncIterator[
         async with redis_cluster(shared) as cluster:
             clock, events, jobs = SystemClock(), list[Event](), dict[str, Job]()
             commands = CommandExecutor(place / "runs", clock, {"PATH": os.environ["PATH"]}, boot_id())
-            commands.prepare()
+            commands.prepare(1)
             worker = Worker(
                 cluster.instance("w"),
                 {Command: commands},

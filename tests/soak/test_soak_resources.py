@@ -16,7 +16,7 @@ from tests.support.ledger import differences, gaps, violations
 from tests.support.starved import PLENTY, owned
 from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.domain.trigger import SECOND
-from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.retention import Retention
 
 Record = Callable[[str, object], None]
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.observe.metrics import Extra, Metrics
 from vmsh_scheduler.ports import Change
-from vmsh_scheduler.stores.local.database import Retention
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 LOOKS = 100

@@ -10,9 +10,8 @@ from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
 from vmsh_scheduler.domain.run import Outcome, Run, Status
 from vmsh_scheduler.domain.trigger import Interval, Millis, Since
 
-WAITS = {"network": (8, 13, 21, 34, 55, 90, 145), "auth": (16, 26, 42, 69, 111, 179, 290)}
+WAITS = {"network": (5, 8, 13, 21, 34, 55, 90, 145), "auth": (10, 16, 26, 42, 69, 111, 179, 290)}
 """Seconds after the k-th failure in a row."""
-LONGEST: Millis = 290_000
 NOT_A_STEP: Millis = 1_000
 AT_MOST = 10
 
@@ -51,6 +50,8 @@ class Model:
     fired: bool = False
     attempt: int = 0
     level: int = 0
+    kind: str = ""
+    """Of the last run that did not succeed."""
     closed: Millis = 0
     """The newest slot that was closed."""
     running: Run | None = None
@@ -175,10 +176,13 @@ class Model:
             self.strayed |= self.label % self.every != 0
 
     def clamp(self, now: Millis, slack: Millis = 0) -> None:
-        """Nothing waits for longer than its own period, or its longest backoff."""
+        """Nothing waits for longer than its own period, or its present backoff."""
         self.now, latest = now, now + self.every
         self.due = self.label if self.label <= latest + slack else min(self.due, latest)
-        self.ready = min(self.ready, now + LONGEST)
+        self.ready = min(self.ready, now + self.backoff())
+
+    def backoff(self) -> Millis:
+        return WAITS["auth" if self.kind == "auth" else "network"][min(self.level, 7)] * 1_000
 
     def step(self, now: Millis) -> None:
         """The clock was seen to step."""
@@ -256,6 +260,7 @@ class Model:
     def end(self, outcome: Outcome, now: Millis) -> None:
         self.now, run, self.running = now, self.running, None
         assert run is not None
+        self.kind = outcome.error.value if outcome.error else ""
         if outcome.status is Status.OK:
             self.covered = run.found.digest if run.found else ""
             self.shut()
@@ -268,8 +273,8 @@ class Model:
 
     def failed(self, outcome: Outcome, now: Millis) -> None:
         self.level += 1
-        kind = outcome.error.value if outcome.error else "network"
-        self.ready = now + WAITS["network" if kind == "unknown" else kind][min(self.level, 7) - 1] * 1_000
+        self.kind = outcome.error.value if outcome.error else ""
+        self.ready = now + self.backoff()
 
     def never_began(self, now: Millis) -> None:
         self.running, self.ready = None, now

@@ -253,4 +253,6 @@ def written_by_moment(network: Network, moment: Moment, clock: Callable[[], int]
 
 
 def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    beside = disk.temporary(path)  # whole or not at all, as the real one: others read without a lock
+    beside.write_bytes(data)
+    beside.rename(path)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.support.builders import agent, cadence
 from tests.support.ledger import slots_of
-from tests.support.model import LONGEST, NOT_A_STEP, Model, Told
+from tests.support.model import NOT_A_STEP, Model, Told
 from tests.support.world import ScriptedExecutor, World
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Reason
@@ -271,6 +271,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         held.now = held.ready = self.clock.wall
         if verdict == "ok":
             self.executor.ended(run, OK)
+            held.kind = ""
             held.shut()
         elif verdict == "failed":
             held.failed(Outcome(Status.FAILED, ErrorClass.UNKNOWN), self.clock.wall)
@@ -403,7 +404,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             due = plan.next_due(model.job, self.world.state(job_id), queued=model.queued)
             if model.queued or model.running or due is None:
                 continue
-            longest = max(model.every, LONGEST if model.open else 0) + self.corrected
+            longest = max(model.every, model.backoff() if model.open else 0) + self.corrected
             assert due - self.clock.wall <= longest, f"{job_id} waits for {due - self.clock.wall} ms"
             assert wakes is not None, job_id
             assert wakes <= due, job_id

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -125,3 +126,12 @@ def serving(place: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def administering(server: RedisServer) -> Iterator[Any]:
+    """Another user, from whom nothing is taken."""
+    with server.client() as default:
+        default.execute_command("ACL", "SETUSER", "admin", "on", ">secret", "+@all", "~*", "&*")
+    with server.client(username="admin", password="secret") as found:
+        yield found

@@ -20,11 +20,11 @@ from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.local import database
-from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.directory import StateDirectory, open_directory
 from vmsh_scheduler.stores.local.disk import Disk
 from vmsh_scheduler.stores.local.journal import JournalReader
 from vmsh_scheduler.stores.local.load import Condition, load
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
 JOB, TWIN = "a/n", "_twin"

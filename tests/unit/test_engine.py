@@ -16,9 +16,13 @@ from vmsh_scheduler.domain.explain import covers
 from vmsh_scheduler.domain.job import OnUnknown, Overlap, Subject
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Found, Nothing, Outcome, Recovery, Status, Trace
+from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import HOUR, SECOND
+from vmsh_scheduler.engine import carry
 from vmsh_scheduler.engine.control import Control
+from vmsh_scheduler.engine.upkeep import MOST_KEPT
 from vmsh_scheduler.errors import NotFound, StateWriteFailed, Usage
+from vmsh_scheduler.ports import Change
 
 DOWN = Outcome(Status.FAILED, ErrorClass.NETWORK, "exit", "connection refused")
 SUBJECT = Subject("batches", "ns", "out/batches")
@@ -274,10 +278,12 @@ class TestReload:
         assert world.state().succeeded == 1
 
 
-async def test_states_of_removed_jobs_go_after_a_month() -> None:
+async def test_states_of_removed_jobs_go_after_a_month_where_there_are_very_many() -> None:
     world = World(cadence(10), cadence(10, id="old/fast"))
     await world.start()
     await world.tick()
+    later = JobState(last_finish=world.clock.wall + HOUR)
+    await world.states.apply([Change(f"gone/{n}", later) for n in range(MOST_KEPT)])
     await world.engine.sync({"ns/fast": world.jobs["ns/fast"]}, "cfg2")
     world.clock.move(29 * 24 * HOUR)
     await world.engine.forget_removed()
@@ -579,6 +585,30 @@ async def test_exhausted_resources_are_retried_and_never_counted() -> None:
     assert len(world.decisions) == 1
     told = [event for event in world.events if isinstance(event, Trouble)]
     assert [(event.what, event.details["why"]) for event in told] == [("start_refused", "EAGAIN")]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_a_stop_waits_for_no_disk_to_say_that_a_recorded_run_never_began(
+    monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """The next start sees so by itself. What keeps no record would be unknown to it."""
+    monkeypatch.setattr(carry, "WRITE_RETRY", 1)
+    states = FailingStates()
+    world = World(cadence(10, crash_exact=recorded), states=states)
+    world.executor.script["ns/fast"] = [Outcome(Status.FAILED, None, "resources", "no space left on device")]
+    world.executor.on_run = lambda _run: setattr(states, "full", True)
+    await world.start()
+    await world.tick()
+    (run,) = world.state().runs
+    assert world.engine.board.told("ns/fast").runs == (), "nothing runs that people could wait for"
+    assert await world.engine.drain(20_000 if recorded else 50) is recorded
+    assert world.executor.hurried is not recorded
+    states.full = False
+    world.executor.traces[run.id] = Recovery(Trace.NEVER_BEGAN)
+    world.boot(2)
+    await world.start()
+    await world.engine.recover()
+    assert (world.state().runs, world.state().attempt, world.state().unknown) == ((), 0, 0)
 
 
 async def test_drain_waits_then_hurries() -> None:

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.support.builders import NOON, cadence
 from tests.support.wandering import strays, wander
 from tests.support.world import World
 from vmsh_scheduler.domain.decision import Reason, Verdict
 from vmsh_scheduler.domain.events import ClockStepped
-from vmsh_scheduler.domain.trigger import MINUTE, SECOND, Interval, Millis, Next
+from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.trigger import DAY, HOUR, MINUTE, SECOND, Interval, Millis, Next
 
 
 async def test_t5_a_machine_that_slept_catches_up_once() -> None:
@@ -32,6 +35,37 @@ async def test_t5_a_run_that_was_asleep_is_not_started_beside_itself() -> None:
     await world.go(0)
     assert len(world.executor.runs) == 1
     assert world.decisions[-1].reason is Reason.OVERLAP
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR, 40 * DAY])
+async def test_t1_a_clock_that_is_set_during_a_run_is_no_part_of_how_long_it_took(by: Millis) -> None:
+    world = World(cadence(3600))
+
+    def set_clock(_: Run) -> None:
+        world.clock.move(3 * SECOND)
+        world.clock.step(by)
+
+    world.clock.move(2 * SECOND)
+    world.executor.on_run = set_clock
+    await world.start()
+    await world.engine.tick()
+    await world.settle()
+    (finished,) = world.finished
+    execution = finished.execution
+    assert execution.finished_at - execution.run.started_at == 3 * SECOND
+    assert execution.finished_at == world.state().last_finish == world.clock.wall, "what follows counts from the clock"
+    assert execution.start_delay == 2 * SECOND
+    assert world.state().mean_ms == 3 * SECOND
+
+
+async def test_t8_a_clock_that_is_corrected_during_a_run_changes_nothing_of_it() -> None:
+    world = World(cadence(3600))
+    world.executor.on_run = lambda _: world.clock.step(SECOND - 1)
+    await world.start()
+    await world.engine.tick()
+    await world.settle()
+    (finished,) = world.finished
+    assert finished.execution.run == world.executor.runs[0]
 
 
 async def test_t8_a_slewed_and_jittery_clock_loses_and_repeats_no_slot() -> None:

@@ -26,6 +26,7 @@ from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.anchors.subject import read_subject
 from vmsh_scheduler.anchors.submission import Book, Phase
+from vmsh_scheduler.anchors.verify import verify
 from vmsh_scheduler.domain.batch import OPEN_MARKS, Document, render, with_digest
 from vmsh_scheduler.errors import Denied, SchedulerError
 
@@ -656,6 +657,24 @@ def test_an_entry_of_another_format_below_its_own_digest_counts_as_damaged(tmp_p
     assert "b1.json" in told["warnings"][0]
     assert [row.ok for row in submission_check.check(tmp_path / "out")] == [False]
     assert not world.network.mempool
+
+
+@pytest.mark.parametrize("verb", ["anchor", "together"])
+def test_whoever_asks_for_a_batch_hears_of_its_damaged_entry(tmp_path: Path, verb: str) -> None:
+    """Also where it was paid for below a super-batch; and of no other's."""
+    world = World(tmp_path)
+    world.verb("anchor", "b3", Moment())
+    if verb == "together":
+        world.owed.add("b2")
+    world.verb(verb, "b1", Moment())
+    (name,) = set(world.book.batches()) - {"b3"}
+    path = tmp_path / "out" / "submissions" / "model-1" / f"{name}.json"
+    assert all(verify(tmp_path, what).ok for what in ("all", "b1", "b3", name))
+    path.write_text("{}")
+    for what in ("all", "b1", name):
+        said = [(row.subject, row.kind) for row in verify(tmp_path, what).rows if not row.ok]
+        assert said == [(f"model-1/{name}", "submission")], what
+    assert verify(tmp_path, "b3").ok
 
 
 def test_any_flipped_byte_of_an_entry_is_seen(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tests.support.builders import NOON, agent, cadence, run_of
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Reason, Verdict
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap, Subject
-from vmsh_scheduler.domain.retry import ErrorClass
+from vmsh_scheduler.domain.retry import ErrorClass, PhiBackoff
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Status
 from vmsh_scheduler.domain.state import JobState, Pause
 from vmsh_scheduler.domain.trigger import DAY, HOUR, Manual, Next
@@ -350,8 +350,25 @@ class TestClock:
         job = cadence(10)
         now = NOON - 30 * DAY
         state = plan.clamp(job, finished(job, NETWORK), now)
-        assert state.ready_at is not None
-        assert state.ready_at <= now + 290_000
+        assert state.ready_at == now + 8_000, "what it waited for, not the longest there is"
+
+    @pytest.mark.parametrize(
+        ("level", "error", "waits"), [(1, "network", 8_000), (3, "auth", 42_000), (3, "", 21_000), (9, "auth", 290_000)]
+    )
+    def test_back_leaves_the_backoff_of_the_present_level(self, level: int, error: str, waits: int) -> None:
+        job = cadence(10)
+        state = finished(job, NETWORK)._replace(level=level, error_class=error)
+        now = NOON - HOUR
+        assert plan.clamp(job, state, now).ready_at == now + waits
+        near = state._replace(ready_at=now + 500)
+        assert plan.clamp(job, near, now).ready_at == now + 500
+
+    def test_back_counts_the_jitter_of_the_backoff(self) -> None:
+        job = cadence(10, retry=PhiBackoff(jitter=1.0))
+        failed = finished(job, NETWORK)
+        assert failed.ready_at is not None
+        unstepped = plan.clamp(job, failed, NOON + 100)
+        assert unstepped.ready_at == failed.ready_at > NOON + 8_100
 
     def test_poisoned_future_keeps_running_every_period(self) -> None:
         job = cadence(10)

@@ -16,9 +16,17 @@ RUN: Run = run_of(cadence(), LONG_AGO)
 def test_c10_kept_for_thirty_days_to_the_millisecond() -> None:
     assert KEPT == 30 * DAY
     states = {"gone/fast": JobState(first_seen=1, last_start=NOON - 5, last_finish=NOON)}
-    assert forgotten(states, [], NOON + KEPT) == []
-    assert forgotten(states, [], NOON + KEPT + 1) == ["gone/fast"]
-    assert forgotten(states, ["gone/fast"], NOON + KEPT + 1) == []
+    assert forgotten(states, [], NOON + KEPT, most=0) == []
+    assert forgotten(states, [], NOON + KEPT + 1, most=0) == ["gone/fast"]
+    assert forgotten(states, ["gone/fast"], NOON + KEPT + 1, most=0) == []
+
+
+def test_c10_so_many_are_kept_however_late_the_clock_says_it_is() -> None:
+    states = {f"gone/{n}": JobState(last_finish=LONG_AGO - n) for n in (2, 4, 1, 3)}
+    late = NOON + 36_500 * DAY
+    assert forgotten(states, [], late, most=4) == []
+    assert forgotten(states, [], late, most=2) == ["gone/4", "gone/3"], "those seen last are kept"
+    assert forgotten(states, ["gone/1"], late, most=2) == ["gone/4"], "a job that is configured takes nobody's place"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,7 @@ def test_c10_kept_for_thirty_days_to_the_millisecond() -> None:
     ],
 )
 def test_c10_nothing_is_forgotten_that_is_open_or_lies_ahead(state: JobState, kept: bool) -> None:
-    assert (forgotten({"gone/fast": state}, [], NOON) == []) is kept
+    assert (forgotten({"gone/fast": state}, [], NOON, most=0) == []) is kept
 
 
 async def test_c10_a_slot_that_succeeded_is_not_run_again_when_its_job_is_back() -> None:
@@ -52,3 +60,20 @@ async def test_c10_a_slot_that_succeeded_is_not_run_again_when_its_job_is_back()
     assert world.slots("slow/fast") == [slot]
     await world.go(50 * DAY)
     assert world.slots("slow/fast") == [slot, slot + 90 * DAY]
+
+
+async def test_g2_a_success_is_not_run_again_after_a_start_with_a_clock_far_ahead() -> None:
+    """The job is taken out, somebody starts once with a wrong clock, and the job is put back."""
+    world = World(cadence(3600, id="gone/fast"), cadence(3600))
+    await world.start()
+    await world.tick()
+    (slot,) = world.slots("gone/fast")
+    world.clock.step(60 * DAY)
+    world.boot(2)
+    await world.engine.sync({"ns/fast": world.jobs["ns/fast"]}, "cfg2")
+    await world.engine.forget_removed()
+    world.clock.step(-60 * DAY)
+    world.boot(3)
+    await world.start()
+    await world.tick()
+    assert world.slots("gone/fast") == [slot]

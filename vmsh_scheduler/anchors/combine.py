@@ -20,6 +20,9 @@ from vmsh_scheduler.domain.batch import (
     with_digest,
 )
 
+SUPER = "-super-"
+"""In the id of all that `combine` made."""
+
 
 def run(facts: Facts) -> Document:
     """The verb: {directory, namespace, batches: [{id, root}]}."""
@@ -35,7 +38,7 @@ def combine(directory: Path, namespace: str, members: list[Document]) -> Documen
         raise Invalid("combine needs at least two batches")
     root = leaves_root(RFC6962, [member["root"] for member in members])
     created = max(_checked(directory, member).created_at for member in members) // 1000
-    identity = f"{created}-super-{root[7:23]}"
+    identity = f"{created}{SUPER}{root[7:23]}"
     document = with_digest(
         {
             "id": identity,

@@ -68,20 +68,24 @@ def write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
+def temporary(path: Path) -> Path:
+    """Where `replace` writes first."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def replace(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Old or new content, never a mixture; `durable`: the name is on disk too. The caller holds the lock."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    beside = temporary(path)
     with _naming(path):
-        handle = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=mode)
+        _clear(beside)
+        handle = open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=mode)
         try:
-            try:
+            with open(handle, "wb", buffering=0):
                 write_all(handle, data)
                 os.fsync(handle)
-            finally:
-                os.close(handle)
-            temporary.rename(path)
+            beside.rename(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
             raise
     if durable:
         sync_directory(path.parent)
@@ -93,6 +97,14 @@ def write_out(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     else:
         replace(path.resolve(), data)
+
+
+def _clear(beside: Path) -> None:
+    """What a crash left, a FIFO, a symlink: nothing is written through it. A directory may hold anything."""
+    try:
+        beside.unlink(missing_ok=True)
+    except IsADirectoryError:
+        raise Invalid(f"{beside} is a directory", hint="move it away") from None
 
 
 @contextmanager
@@ -146,50 +158,35 @@ def _lock(handle: int, directory: Path, deadline: float) -> None:
 
 def sync(path: Path) -> None:
     """Corrupt when it is no regular file, as the next three: they are about ledgers alone."""
-    handle = open_regular(path, otherwise=Corrupt)
-    try:
-        with _naming(path):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
+    with _naming(path), open(open_regular(path, otherwise=Corrupt), "rb") as file:
+        os.fsync(file.fileno())
 
 
 def append(path: Path, data: bytes) -> None:
     """On disk when it returns."""
-    handle = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, otherwise=Corrupt)
-    try:
-        with _naming(path):
-            write_all(handle, data)
-            os.fdatasync(handle)
-    finally:
-        os.close(handle)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with _naming(path), open(open_regular(path, flags, otherwise=Corrupt), "ab", buffering=0) as file:
+        write_all(file.fileno(), data)
+        os.fdatasync(file.fileno())
 
 
 def cut(path: Path, length: int) -> int:
     """Truncates to `length`, durably; returns how many bytes went."""
     try:
-        handle = open_regular(path, os.O_RDWR, otherwise=Corrupt)
+        with _naming(path), open(open_regular(path, os.O_RDWR, otherwise=Corrupt), "r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > length:
+                os.ftruncate(file.fileno(), length)
+                os.fsync(file.fileno())
     except FileNotFoundError:
         return 0
-    try:
-        size = os.fstat(handle).st_size
-        if size <= length:
-            return 0
-        with _naming(path):
-            os.ftruncate(handle, length)
-            os.fsync(handle)
-        return size - length
-    finally:
-        os.close(handle)
+    return max(0, size - length)
 
 
 def ends_a_line(path: Path, length: int) -> bool:
     """Is there a newline just before byte `length`?"""
     try:
-        handle = open_regular(path, otherwise=Corrupt)
+        with open(open_regular(path, otherwise=Corrupt), "rb") as file:
+            return os.pread(file.fileno(), 1, length - 1) == b"\n"
     except FileNotFoundError:
         return False
-    try:
-        return os.pread(handle, 1, length - 1) == b"\n"
-    finally:
-        os.close(handle)

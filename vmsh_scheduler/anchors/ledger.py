@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vmsh_scheduler.anchors import disk
 from vmsh_scheduler.anchors.entries import Anchored, Entry, KeyIndex, Line, lines
-from vmsh_scheduler.anchors.failures import Corrupt
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.anchors.keys import KeyPlace, signer_for
 from vmsh_scheduler.anchors.note import Checkpoint, Signer, Verifier, is_name
 from vmsh_scheduler.domain.batch import canonical, digest_holds, load, with_digest
@@ -45,6 +45,13 @@ class Place:
     @property
     def tail(self) -> Path:
         return self.directory / "tail.json"
+
+    @property
+    def in_the_way(self) -> Iterator[Path]:
+        """Directories where a file has to be made before anything can be appended; they may hold anything."""
+        made = (self.checkpoint, self.tail)
+        paths = (*made, *map(disk.temporary, made))
+        return (path for path in paths if path.is_dir() and not path.is_symlink())
 
     @property
     def index(self) -> KeyIndex:
@@ -145,7 +152,9 @@ class Ledger:
 
     def _recover(self) -> Tail:
         """From the kept tail if it fits the last signed checkpoint, else from the beginning."""
-        raw = disk.read_if_there(self.place.tail, disk.SMALL_LIMIT)
+        if path := next(self.place.in_the_way, None):
+            raise Corrupt(f"{path} is a directory", hint="move it away: a file is made in its place")
+        raw = _cached(self.place.tail)
         kept = Tail.read(raw) if raw and self.place.index.there else None
         if kept is not None and kept.tree.size:
             try:
@@ -231,8 +240,16 @@ class Ledger:
     def _publish(self, tail: Tail) -> None:
         """What can be made anew: written only where it differs."""
         for path, text in ((self.place.checkpoint, self._last_note(tail)), (self.place.tail, tail.text())):
-            if disk.read_if_there(path, disk.SMALL_LIMIT) != text.encode():
+            if _cached(path) != text.encode():
                 disk.replace(path, text.encode(), durable=False)
+
+
+def _cached(path: Path) -> bytes | None:
+    """None: it is not there, or nobody can read it; then it is worth nothing, and made anew."""
+    try:
+        return disk.read_if_there(path, disk.SMALL_LIMIT)
+    except (Invalid, OSError):
+        return None
 
 
 def read_entry(line: Line, index: int) -> Entry:

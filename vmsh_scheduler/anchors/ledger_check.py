@@ -75,6 +75,8 @@ def inspect(directory: Path) -> tuple[Row, View | None]:
         view = _read(Place(directory))
     except (Invalid, OSError) as error:
         return Row(subject, "ledger", False, str(error)), None
+    if there := ", ".join(map(str, Place(directory).in_the_way)):  # the evidence stands all the same
+        return Row(subject, "ledger", False, f"nothing can be anchored: {there} is a directory; move it away"), view
     detail = f"{len(view.entries)} entries, root {_root(view)}, key {view.verifier}"
     return Row(subject, "ledger", True, "; ".join(part for part in (detail, view.remark) if part)), view
 

@@ -17,8 +17,6 @@ from vmsh_scheduler.domain.batch import BadBatch, Batch, Document, is_hash, is_i
 
 Item = tuple[object, object]
 """Id and root of a batch."""
-_SUPER = "-super-"
-"""In the name of all that `combine` made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def _covered(out: Path, one: Submission, told: set[Item]) -> set[Item]:
     where it may be a super-batch's."""
     if one.members:
         return set(one.members)
-    return told | (_items(out, one.batch) if one.unfinished or _SUPER in one.batch else set())
+    return told | (_items(out, one.batch) if one.unfinished or combine.SUPER in one.batch else set())
 
 
 def _items(out: Path, name: str) -> set[Item]:

@@ -24,7 +24,7 @@ def check_batch(evidence: Evidence, identity: str) -> Iterator[Row]:
     wanted, members = _wanted(evidence, every), every.get(identity, [])
     yield from _receipts_gone(evidence, {key: why for key, why in wanted.items() if key[0] in (identity, *members)})
     path = receipts.path_of(evidence.out, identity)
-    if not path.exists() and (below := [member for member in members if identity in _above(evidence, member)]):
+    if not path.exists() and (below := [member for member in members if identity in above(evidence, member)]):
         yield Row(
             identity, "receipt", False, f"{_named(evidence, path)} is gone, though that of {below[0]} leads to it"
         )
@@ -131,7 +131,7 @@ def _chains(evidence: Evidence, identity: str) -> set[str] | None:
         return None
 
 
-def _above(evidence: Evidence, identity: str) -> set[str]:
+def above(evidence: Evidence, identity: str) -> set[str]:
     """Super-batches that its receipt leads to."""
     try:
         return {receipts.above(anchor) for anchor in _anchors(evidence, identity)}

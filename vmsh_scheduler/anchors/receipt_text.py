@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vmsh_scheduler.anchors import deploy_receipts, disk, receipts
 from vmsh_scheduler.anchors.failures import Invalid
-from vmsh_scheduler.domain.batch import is_id
+from vmsh_scheduler.domain.batch import is_id, render
 from vmsh_scheduler.errors import NotFound, Usage
 
 
@@ -16,12 +16,11 @@ def batch_id(name: str) -> str:
 
 
 def text(root: Path, name: str) -> str:
-    """`<type>/<name>` below `ops/receipts`, or a batch id. NotFound, Usage."""
+    """`<type>/<name>` below `ops/receipts`, or a batch id, whose receipt has to be whole. NotFound, Usage, Corrupt."""
     kind, slash, rest = name.partition("/")
-    if slash:
-        path = _of_deployment(root, kind, rest.removesuffix(".receipt"))
-    else:
-        path = receipts.path_of(root / "out", batch_id(name))
+    if not slash:
+        return _harmless(render(receipts.of_batch(root / "out", batch_id(name))))  # exactly what is on disk
+    path = _of_deployment(root, kind, rest.removesuffix(".receipt"))
     raw = disk.read_if_there(path, disk.SMALL_LIMIT)
     if raw is None:
         raise NotFound(f"there is no receipt {name}: {path}")

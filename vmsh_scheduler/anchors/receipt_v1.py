@@ -48,17 +48,9 @@ def manifest_v1(root: Path, batch: str) -> Document:
     return {"version": "1", "batchId": batch, "createdAt": _time(first), "receipts": found, "metadata": metadata}
 
 
-def _read(root: Path, batch: str) -> Document:
-    path = receipts.path_of(root / "out", batch)
-    try:
-        return receipts.read(path)
-    except FileNotFoundError:
-        raise NotFound(f"batch {batch} has no receipt below {root}") from None
-
-
 def _all(root: Path, batch: str, chain: str = "") -> tuple[Document, list[Document]]:
     """Our receipt, and its anchors as the format has them."""
-    document = _read(root, batch)
+    document = receipts.of_batch(root / "out", batch)
     seen = int(receipts.path_of(root / "out", batch).stat().st_mtime)
     anchors = [one for one in document["anchors"] if _scheme(one) in _RAILS and chain in ("", one["chain"])]
     return document, [_rendered(document, anchor, seen) for anchor in anchors]

@@ -27,12 +27,16 @@ from vmsh_scheduler.domain.batch import (
     strength,
     with_digest,
 )
+from vmsh_scheduler.errors import NotFound
 
 VERIFIER = "did:vm:arbiter:local-sealer"
 FILE, ROOT = "file", "root"
 """`source` of a receipt: a batch file, which has to be there as long as the receipt is, or a root that came alone. One
 that does not say is of a file."""
 _UNSETTLED = ("signed", "submitted", "reorged", "lost", "faulty")
+_TEXTS = ("tree", "namespace", "verifier")
+"""Of every batch's receipt, beside what `read` looks at."""
+_RESTORE = "restore it from a copy"
 _WARNINGS = 20
 
 
@@ -104,6 +108,20 @@ def read(path: Path) -> Document:
         raise Corrupt("receipt was changed: it does not match its own digest")
     if not is_hash(document.get("batchRoot")) or document.get("anchor") != anchors[0]:
         raise Corrupt("receipt lacks its root, or its anchor is not the first of its anchors")
+    return document
+
+
+def of_batch(out: Path, batch_id: str) -> Document:
+    """`read`, for who asked by the id: whatever is wrong is said with the path. NotFound."""
+    path = path_of(out, batch_id)
+    try:
+        document = read(path)
+    except FileNotFoundError:
+        raise NotFound(f"there is no receipt {batch_id}: {path}") from None
+    except Corrupt as error:
+        raise Corrupt(f"{path}: {error.message}", hint=_RESTORE) from None
+    if lacking := [name for name in _TEXTS if not isinstance(document.get(name), str)]:
+        raise Corrupt(f"{path}: receipt lacks {', '.join(lacking)}", hint=_RESTORE)
     return document
 
 

@@ -1,6 +1,6 @@
 """`verify` of the books of what was signed: one that was changed could have a batch paid for twice, or never."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from vmsh_scheduler.anchors import receipts
@@ -14,10 +14,10 @@ KIND = "submission"
 _LOOKS = 3
 
 
-def check(out: Path) -> Iterator[Row]:
-    """One row per file of `out/submissions`."""
+def check(out: Path, only: Collection[str] = ()) -> Iterator[Row]:
+    """One row per file of `out/submissions`. `only`: of these batches."""
     for path in sorted((out / "submissions").glob("*/*.json")):
-        if path.name[0] != "." and path.parent.name[0] != ".":
+        if path.name[0] != "." and path.parent.name[0] != "." and (not only or path.stem in only):
             yield _row(out, path)
 
 

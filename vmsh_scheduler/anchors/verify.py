@@ -105,6 +105,7 @@ def _batch(evidence: Evidence, identity: str) -> Iterator[Row]:
     if evidence.batch_path(identity).exists():
         yield from batch_check.check(evidence, evidence.batch_path(identity))
         yield from batch_check.check_files(evidence, evidence.batch_path(identity))
+    yield from submission_check.check(evidence.out, {identity, *presence.above(evidence, identity)})
     receipt = receipts.path_of(evidence.out, identity)
     missing = list(presence.check_batch(evidence, identity))
     if receipt.exists():

@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 from vmsh_scheduler.api.errors import from_wire
 from vmsh_scheduler.errors import Denied, NoAnswer, SchedulerError
 
+CONTROL_NAME = "control.sock"
+"""Beside the state file."""
 MOST_BYTES = 64 * 1024 * 1024
 TIMEOUT_S = 30.0
 CONNECT_S = 5.0

@@ -80,7 +80,7 @@ def forge_routes(forge: Forge, *, guarded: bool = False) -> tuple[Route, ...]:
 
 
 def _user(body: Mapping[str, object]) -> str:
-    return text(body.get("userId"))
+    return text(body.get("userId") or "")
 
 
 def _action(body: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl
 
 from vmsh_scheduler.api.acceptor import Acceptor
+from vmsh_scheduler.api.client import CONTROL_NAME
 from vmsh_scheduler.api.connection import Exchanges
 from vmsh_scheduler.api.control import control_routes
 from vmsh_scheduler.api.errors import to_wire
@@ -19,7 +20,6 @@ from vmsh_scheduler.api.tcp_socket import Address, bind_tcp
 from vmsh_scheduler.api.unix_socket import BoundSocket, bind_private
 from vmsh_scheduler.errors import SchedulerError
 
-CONTROL_NAME = "control.sock"
 CONTROL_BODY_LIMIT = 64 * 1024
 QUERY_FIELDS = 20
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

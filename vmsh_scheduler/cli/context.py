@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmsh_scheduler.api.client import call
+from vmsh_scheduler.api.client import CONTROL_NAME, call
 from vmsh_scheduler.domain.text import printable
 from vmsh_scheduler.errors import NoAnswer, Unavailable
 from vmsh_scheduler.settings import Settings, locate
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # the offline half loads most of the program: only commands t
     from vmsh_scheduler.operations import AppOperations
 
 Json = dict[str, Any]
-SOCKET = "control.sock"
 
 
 def judge(sections: Mapping[str, Any], origins: Mapping[str, str]) -> Iterable[str]:
@@ -98,4 +97,4 @@ class Context:
     @property
     def _socket(self) -> str:
         """Found without a look at scheduler.yaml: a daemon answers even when its files are wrong by now."""
-        return str(locate(self.flags, self.environ, Path.cwd())["state_path"].parent / SOCKET)
+        return str(locate(self.flags, self.environ, Path.cwd())["state_path"].parent / CONTROL_NAME)

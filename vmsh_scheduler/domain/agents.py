@@ -117,11 +117,11 @@ def registered(body: Mapping[str, object], user: str, now: Millis) -> Agent:
     return Agent(
         user=user,
         id=id,
-        name=text(body.get("name"))[:LONGEST_TEXT] or id,
+        name=text(body.get("name") or "")[:LONGEST_TEXT] or id,
         wallet=wallet,
-        strategy=text(body.get("strategyLabel"))[:LONGEST_TEXT] or "Custom",
-        interval=_interval(body.get("cycleIntervalMs") or body.get("cycleMs")),
-        url=text(body.get("callbackUrl")).strip(),
+        strategy=text(body.get("strategyLabel") or "")[:LONGEST_TEXT] or "Custom",
+        interval=_interval(body.get("cycleIntervalMs") or body.get("cycleMs") or None),
+        url=text(body.get("callbackUrl") or "").strip(),
         status=PAUSED if text(body.get("status")).upper() == PAUSED else RUNNING,
         created_at=now,
         updated_at=now,
@@ -160,10 +160,11 @@ def _interval(value: object) -> Millis:
 
 
 def first_state(agent: Agent, revision: str, before: JobState, now: Millis) -> JobState:
-    """Registered anew, everything counts from zero; a run that goes on is not forgotten, so none starts beside it."""
+    """Registered anew, everything counts from zero; a run that goes on is not forgotten, so none starts beside it, nor
+    is what an operator holds let go."""
     due = now + min(agent.interval, SOON)
     state = JobState(revision=revision, first_seen=now, upcoming=Next(due, due))
-    return state._replace(runs=before.runs, newest_slot=before.newest_slot)
+    return state._replace(runs=before.runs, newest_slot=before.newest_slot, pause=before.pause)
 
 
 def first_due(due: Millis, started_at: Millis, tick: Millis) -> Millis:
@@ -191,7 +192,7 @@ def record(agent: Agent, state: JobState, *, pending: bool) -> dict[str, object]
         "id": agent.id,
         "name": agent.name,
         "walletAddress": agent.wallet,
-        "status": agent.status,
+        "status": _status(agent, state),
         "cycleIntervalMs": agent.interval,
         "callbackUrl": agent.url,
         "strategyLabel": agent.strategy,
@@ -216,7 +217,7 @@ def view(agent: Agent, state: JobState, *, pending: bool) -> dict[str, object]:
         "name": agent.name,
         "walletAddress": agent.wallet,
         "strategyLabel": agent.strategy,
-        "status": agent.status,
+        "status": _status(agent, state),
         "cycleIntervalMs": agent.interval,
         "nextRunAt": next_run(state),
         "lastCycleAt": state.last_success or 0,
@@ -226,6 +227,11 @@ def view(agent: Agent, state: JobState, *, pending: bool) -> dict[str, object]:
         "callbackConfigured": bool(agent.url),
         "updatedAt": _updated(agent, state),
     }
+
+
+def _status(agent: Agent, state: JobState) -> str:
+    """Paused by its owner over the API, or held by an operator."""
+    return agent.status if state.pause is None else PAUSED
 
 
 def _updated(agent: Agent, state: JobState) -> Millis:

@@ -18,6 +18,14 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A slot waits for a permit of its pool from now on."""
+
+    at: Millis
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class TurnedAway:
     """Too many wait already; the slot is tried again a little later."""
 
@@ -127,6 +135,7 @@ class Trouble:
 
 Event = (
     Decided
+    | Queued
     | TurnedAway
     | Started
     | Finished

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vmsh_scheduler.domain.job import Job
+from vmsh_scheduler.domain.job import AGENT_PREFIX, Job
 from vmsh_scheduler.domain.retry import PhiBackoff
 from vmsh_scheduler.domain.run import Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import MINUTE, Interval, Millis
 
-AGENT_PREFIX = "_agents/"
 BACKOFF_CAP = 7
 """Highest backoff level shown when the job's own retry has no cap."""
 BACKING_OFF_ABOVE = 3

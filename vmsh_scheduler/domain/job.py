@@ -8,6 +8,9 @@ from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.retry import Retry
 from vmsh_scheduler.domain.trigger import Millis, Trigger
 
+AGENT_PREFIX = "_agents/"
+"""Of the ids of agents' cycles; no namespace begins with `_`."""
+
 
 class Origin(Enum):
     """Where a job's document lives."""

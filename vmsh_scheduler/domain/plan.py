@@ -8,7 +8,7 @@ from typing import Any
 from vmsh_scheduler.domain import former
 from vmsh_scheduler.domain.decision import Decision, Reason, Verdict, inputs_of
 from vmsh_scheduler.domain.job import CatchUp, Job, OnUnknown, Overlap
-from vmsh_scheduler.domain.retry import ErrorClass, jitter
+from vmsh_scheduler.domain.retry import ErrorClass, class_named, jitter
 from vmsh_scheduler.domain.run import Cause, Found, Outcome, Run, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import JITTER, SANE_CLOCK, SECOND, Interval, Millis, Next, Passed, Since, Trigger
@@ -64,12 +64,12 @@ def lost_slot(job: Job, now: Millis) -> Decision | None:
 
 
 def clamp(job: Job, state: JobState, now: Millis, *, slack: Millis = 0) -> JobState:
-    """After a clock step or a restart nothing waits longer than its own period or its longest backoff.
+    """After a clock step or a restart nothing waits longer than its own period or its present backoff.
 
     `slack`: how far the clock may be back where nobody saw it step."""
     upcoming, ready_at = state.upcoming, state.ready_at
     if ready_at is not None:
-        ready_at = min(ready_at, now + job.policy.retry.longest())
+        ready_at = min(ready_at, now + max(TURNED_AWAY, _backoff(job, state) or 0))
     if upcoming is not None and isinstance(job.trigger, Interval):
         unset = upcoming.slot < SANE_CLOCK <= now
         upcoming = (
@@ -99,7 +99,7 @@ def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> S
 
     `queued`: its open slot waits for a permit."""
     state = _pause_over(state, now)
-    passed = _passed(job, state, now)
+    passed = None if state.upcoming is None else job.trigger.passed(state.upcoming, now)
     if passed is None or _waits(job, state, queued):
         return Step(state, (), _ready(job, state, now, queued))
     refusal = _refusal(job, state, queued=queued)
@@ -108,10 +108,6 @@ def decide(job: Job, state: JobState, now: Millis, *, queued: bool = False) -> S
         after = state._replace(upcoming=_beyond(job, state, passed, now))
         return Step(after, (_decision(job, state, passed, now, (verdict, reason)),), _ready(job, after, now, queued))
     return _open_slot(job, state, passed, now)
-
-
-def _passed(job: Job, state: JobState, now: Millis) -> Passed | None:
-    return None if state.upcoming is None else job.trigger.passed(state.upcoming, now)
 
 
 def _refusal(job: Job, state: JobState, *, queued: bool) -> tuple[Verdict, Reason] | None:
@@ -192,9 +188,7 @@ def _beyond(job: Job, state: JobState, passed: Passed, now: Millis) -> Next | No
 
 
 def _one_by_one(job: Job, state: JobState, left: Passed, now: Millis) -> Next | None:
-    if left.count == 1:
-        return _beyond(job, state, left, now)
-    return job.trigger.after(left.oldest)
+    return _beyond(job, state, left, now) if left.count == 1 else job.trigger.after(left.oldest)
 
 
 def _pause_over(state: JobState, now: Millis) -> JobState:
@@ -326,11 +320,16 @@ def _tried_and_failed(job: Job, state: JobState, outcome: Outcome, now: Millis) 
         return _counted(state, outcome, failed=1)._replace(ready_at=now)
     level = state.level + 1
     bad = _counted(state, outcome, failed=1)._replace(level=level)
-    wait = job.policy.retry.delay(bad.attempt, level, outcome.error or ErrorClass.UNKNOWN)
+    wait = _backoff(job, bad)
     if wait is not None:
-        extra = jitter(job.policy.retry, f"{job.id}/{bad.slot}", bad.attempt, wait)
-        return bad._replace(ready_at=now + wait + extra)
+        return bad._replace(ready_at=now + wait)
     return _next_after_finish(job, _closed(bad)._replace(newest_slot=_newest(bad, bad.slot)), now)
+
+
+def _backoff(job: Job, state: JobState) -> Millis | None:
+    """How long the open slot waits after its last failure; None = it is given up."""
+    wait = job.policy.retry.delay(state.attempt, state.level, class_named(state.error_class))
+    return None if wait is None else wait + jitter(job.policy.retry, f"{job.id}/{state.slot}", state.attempt, wait)
 
 
 def _unseen(job: Job, state: JobState, run: Run, outcome: Outcome, now: Millis) -> JobState:

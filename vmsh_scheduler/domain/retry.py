@@ -62,6 +62,11 @@ class FlatRetry:
         return self.wait
 
 
+def class_named(name: str) -> ErrorClass:
+    """As a state has it: "" of a failure that has no class."""
+    return next((known for known in ErrorClass if known.value == name), ErrorClass.UNKNOWN)
+
+
 Retry = PhiBackoff | FlatRetry
 
 

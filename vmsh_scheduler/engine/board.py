@@ -28,6 +28,15 @@ class Release:
     """It has its permit or waits for its lane only."""
 
 
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """Why a job has to be planned anew: the wall clock was set by `step`; None: the job itself is new or changed."""
+
+    step: Millis | None = None
+    lost: bool = False
+    """It had a state, which cannot be read."""
+
+
 class Board:
     """Shared by the parts of the engine. `waiting` holds slots that were decided to fire and have not begun:
     the store still shows them as due, so a crash loses nothing."""
@@ -39,8 +48,16 @@ class Board:
         self.observer = observer
         self.jobs: dict[str, Job] = {}
         self.waiting: dict[str, Release] = {}
+        self.unplanned: dict[str, Anew] = {}
+        """Jobs in force whose plan could not be written yet: that comes before anything else of them."""
+        self._unsure: dict[str, int] = {}
+        """How many changes of a job wait for the store's answer."""
+        self._answers: dict[str, asyncio.Event] = {}
+        """Of jobs somebody waits to be sure of."""
         self._in_line: set[str] = set()
         """Those of `waiting` that have no permit yet."""
+        self.unstarted: set[str] = set()
+        """Runs that never began, which the store could not be told yet."""
         self.write_error = ""
         self.wakeup = asyncio.Event()
         self.asleep_until: Millis = 0
@@ -56,15 +73,52 @@ class Board:
         release = self.waiting.get(job_id)
         return release.state if release is not None else self.states.get(job_id) or JobState()
 
+    def told(self, job_id: str) -> JobState:
+        """`state`, for people: what never began is not shown as running."""
+        state = self.state(job_id)
+        for run in state.runs:
+            if run.id in self.unstarted:
+                state = plan.never_began(state, run, self.clock.now())
+        return state
+
     async def commit(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> bool:
         """Apply at once, return when acknowledged; False = not written, nothing of it may be shown."""
+        for change in changes:
+            self._unsure[change.job_id] = self._unsure.get(change.job_id, 0) + 1
         try:
             await self.states.apply(changes, durable=durable, soon=soon)
         except StateWriteFailed as error:
             self._failed(str(error))
             return False
+        finally:
+            for change in changes:
+                self._answered(change.job_id)
         self._written(changes)
         return True
+
+    def unsure(self, job_id: str) -> bool:
+        """A change of the job waits for its answer, and may be refused. Nothing is decided for it meanwhile: whoever
+        made the change puts it on the agenda again."""
+        return job_id in self._unsure
+
+    async def sure(self, job_id: str) -> None:
+        """Wait until what is known of the job is acknowledged, or taken back."""
+        while job_id in self._unsure:
+            await self._answers.setdefault(job_id, asyncio.Event()).wait()
+
+    async def steady(self, job_id: str) -> None:
+        """`sure`, if a slot of the job waits: its release would go on showing what another change made of it, for a
+        moment longer than the store does. The store itself sorts out any number of changes of one job."""
+        while job_id in self.waiting and job_id in self._unsure:
+            await self.sure(job_id)
+
+    def _answered(self, job_id: str) -> None:
+        self._unsure[job_id] -= 1
+        if not self._unsure[job_id]:
+            del self._unsure[job_id]
+            answer = self._answers.pop(job_id, None)
+            if answer is not None:
+                answer.set()
 
     async def commit_over(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> bool:
         """`commit`, of changes computed from `state`: a slot that waits for its permit waits on with the new one."""
@@ -86,15 +140,21 @@ class Board:
         if job is None:
             await self.agenda.cancel(job_id)
             return
-        due = plan.next_due(job, self.state(job_id), queued=job_id in self.waiting)
+        if job_id in self.unplanned:
+            due: Millis | None = self.clock.now()
+        else:
+            due = plan.next_due(job, self.state(job_id), queued=job_id in self.waiting)
         if due is not None:
-            await self.agenda.schedule(job_id, due)
-            if due < self.asleep_until:
-                self.wakeup.set()
+            await self._schedule(job_id, due)
 
     async def postpone(self, job_id: str) -> None:
         """Nothing can be written now: look again a little later."""
-        await self.agenda.schedule(job_id, self.clock.now() + WRITE_RETRY)
+        await self._schedule(job_id, self.clock.now() + WRITE_RETRY)
+
+    async def _schedule(self, job_id: str, due: Millis) -> None:
+        await self.agenda.schedule(job_id, due)
+        if due < self.asleep_until:
+            self.wakeup.set()
 
     async def release(self, job: Job, state: JobState) -> None:
         """The open slot of `job` waits for a permit from now on."""
@@ -139,7 +199,9 @@ class Board:
         return self.waiting.get(release.job.id) is release
 
     async def take(self, release: "Release") -> JobState | None:
-        """The job has its permit and waits no longer: its state with the open slot; None = withdrawn meanwhile."""
+        """The job has its permit and waits no longer: its state with the open slot; None = withdrawn meanwhile.
+        What begins is built on nothing that may still be refused."""
+        await self.sure(release.job.id)
         if not self.waits(release):
             return None
         await self.agenda.ack(release.job.id)

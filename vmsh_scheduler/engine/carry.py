@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
@@ -33,6 +34,17 @@ class Identity:
     boot_id: str = ""
     worker: str = ""
     config_hash: str = ""
+
+
+class End(NamedTuple):
+    """When a run ended, and by how much the wall clock was set while it went on."""
+
+    at: Millis
+    stepped: Millis = 0
+
+    def restated(self, run: Run) -> Run:
+        """Begun by the clock that it ended by: a step is no duration."""
+        return run if abs(self.stepped) < SECOND else replace(run, started_at=run.started_at + self.stepped)
 
 
 class Permit:
@@ -176,23 +188,25 @@ class Carrier:
 
     async def _execute(self, job: Job, run: Run, executor: Executor, permit: Permit) -> None:
         """While the outcome waits for the disk, somebody else's process may run."""
+        before = self._skew()
         outcome = await executor.run(job, run)
-        ended = self.board.clock.now()
+        end = End(self.board.clock.now(), self._skew() - before)
         permit.give_back()
         await self.board.calm()
-        await self._conclude(job, run, outcome, executor, ended)
+        await self._conclude(job, run, outcome, executor, end)
 
-    async def _conclude(
-        self, job: Job, run: Run, outcome: Outcome, executor: Executor, ended: Millis | None = None
-    ) -> None:
+    def _skew(self) -> Millis:
+        return self.board.clock.now() - self.board.clock.elapsed()
+
+    async def _conclude(self, job: Job, run: Run, outcome: Outcome, executor: Executor, end: End | None = None) -> None:
         """A run that another instance carried out may end as one whose end nobody saw."""
         if outcome.code == RESOURCES:
-            self._refused(job, outcome, self.board.clock.now() if ended is None else ended)
+            self._refused(job, outcome, self.board.clock.now() if end is None else end.at)
             await self._never_began(job, run, wait=SECOND)
         elif outcome.status is Status.UNKNOWN:
             await self._unknown(job, run, executor, outcome)
         else:
-            await self._settle(job, run, outcome, executor, ended)
+            await self._settle(job, run, outcome, executor, end)
 
     def _refused(self, job: Job, outcome: Outcome, now: Millis) -> None:
         """The machine has no processes or descriptors left: all jobs meet that, so it is not told for each."""
@@ -200,16 +214,16 @@ class Carrier:
             self._refused_at = now
             self.board.observer(Trouble(now, "start_refused", {"job": job.id, "why": outcome.message}))
 
-    async def _settle(
-        self, job: Job, run: Run, outcome: Outcome, executor: Executor, ended: Millis | None = None
-    ) -> None:
+    async def _settle(self, job: Job, run: Run, outcome: Outcome, executor: Executor, end: End | None = None) -> None:
         """Written first, said afterwards; a disk that refuses is asked again until it takes it, or nobody waits."""
-        now = self.board.clock.now() if ended is None else ended
+        end = end or End(self.board.clock.now())
+        seen = end.restated(run)
         while True:
+            await self.board.steady(job.id)
             job = self.board.jobs.get(job.id, job)
-            state = plan.settle(job, self.board.state(job.id), run, outcome, now)
+            state = plan.settle(job, self.board.state(job.id), seen, outcome, end.at)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0
-            execution = Execution(run, outcome, now, self.identity.worker, delay)
+            execution = Execution(seen, outcome, end.at, self.identity.worker, delay)
             if await self.board.commit_over([Change(job.id, self._kept(job, state), execution=execution)], soon=True):
                 break
             if not self.board.patient:
@@ -221,14 +235,17 @@ class Carrier:
 
     async def _never_began(self, job: Job, run: Run, wait: Millis = 0) -> None:
         while True:
+            await self.board.steady(job.id)
             now = self.board.clock.now()
             state = plan.never_began(self.board.state(job.id), run, now + wait)
             note = Note("never_began", now, job.id, {"run": run.id, "slot": run.slot})
             if await self.board.commit_over([Change(job.id, self._kept(job, state), notes=(note,))]):
                 break
-            if not self.board.patient:
-                return
+            self.board.unstarted.add(run.id)
+            if not self.board.patient or (run.recorded and not self.board.herding):
+                return  # its record says to the next start as well that it never began
             await asyncio.sleep(WRITE_RETRY / SECOND)
+        self.board.unstarted.discard(run.id)
         executor = self.executors.get(type(job.action))
         if executor is not None:
             executor.forget(run)

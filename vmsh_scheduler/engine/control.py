@@ -25,7 +25,7 @@ class Control:
 
     async def fire(self, job_id: str, *, by: str) -> Millis:
         """Run now; a job that waits out a backoff keeps its slot and key. Returns the slot."""
-        job, state, now = self._job(job_id)
+        job, state, now = await self._job(job_id)
         _refuse(job, state)
         if job_id in self._board.waiting or (state.runs and job.policy.overlap is not Overlap.ALLOW):
             raise Usage(f"{job_id} is running already", hint="wait for it")
@@ -37,7 +37,7 @@ class Control:
 
     async def pause(self, job_id: str, *, until: Millis | None, note: str, by: str) -> None:
         """No slot fires until `until` or `resume`; what runs goes on."""
-        job, state, now = self._job(job_id)
+        job, state, now = await self._job(job_id)
         if until is not None and until <= now:
             raise Usage("the end of the pause is in the past", hint="give a later --until")
         pause = Pause(now, until, note[:500], by[:120])
@@ -46,12 +46,12 @@ class Control:
 
     async def resume(self, job_id: str, *, by: str) -> None:
         """Slots fire again; what passed meanwhile was journaled as skipped."""
-        job, state, now = self._job(job_id)
+        job, state, now = await self._job(job_id)
         await self._write(job, state._replace(pause=None), Note("resume", now, job_id, {"by": by}))
 
     async def reset(self, job_id: str, *, by: str) -> None:
         """Forget the backoff of one job; its open slot is tried at once."""
-        job, state, now = self._job(job_id)
+        job, state, now = await self._job(job_id)
         await self._write(job, plan.reset(state, now), Note("reset", now, job_id, {"by": by}))
 
     async def resolve(self, run_id: str, verdict: str, *, by: str) -> str:
@@ -59,27 +59,38 @@ class Control:
         if verdict not in VERDICTS:
             raise Usage(f"{verdict!r} is no verdict", hint=f"use one of {', '.join(VERDICTS)}")
         for job_id in self._board.jobs:
-            held = self._board.state(job_id).held
-            if held is not None and held.id == run_id:
-                job, state, now = self._job(job_id)
+            if not self._holds(job_id, run_id):
+                continue
+            job, state, now = await self._job(job_id)
+            if self._holds(job_id, run_id):
                 note = Note("resolve", now, job_id, {"by": by, "run": run_id, "as": verdict})
                 await self._write(job, plan.resolve(job, state, verdict, now), note)
                 return job_id
+            break
         raise NotFound(f"no held run {run_id}", hint="`status` lists the runs that wait for an answer")
 
-    def _job(self, job_id: str) -> tuple[Job, JobState, Millis]:
+    def _holds(self, job_id: str, run_id: str) -> bool:
+        held = self._board.state(job_id).held
+        return held is not None and held.id == run_id
+
+    async def _job(self, job_id: str) -> tuple[Job, JobState, Millis]:
+        """What is said now is said of a state that nobody can take back."""
+        await self._board.sure(job_id)
         job = self._board.jobs.get(job_id)
         if job is None:
             raise NotFound(f"no job {job_id}", hint="`status` lists them all")
         return job, self._board.state(job_id), self._board.clock.now()
 
     async def _write(self, job: Job, state: JobState, note: Note) -> None:
-        """The job leaves the queue first: it is decided anew with what was just said."""
+        """The job leaves the queue first: it is decided anew with what was just said, or without it."""
         await self._board.withdraw(job.id)
-        if not await self._board.commit([Change(job.id, state, notes=(note,))]):
+        try:
+            written = await self._board.commit([Change(job.id, state, notes=(note,))])
+        finally:
+            await self._board.reschedule(job.id)
+            self._engine.wake()
+        if not written:
             raise StateWriteFailed(f"not done: {self._board.write_error}", hint="free the state directory first")
-        await self._board.reschedule(job.id)
-        self._engine.wake()
 
 
 def _refuse(job: Job, state: JobState) -> None:

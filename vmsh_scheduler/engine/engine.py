@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Note
-from vmsh_scheduler.domain.events import ClockStepped, Recovered, Synced, Ticked, TurnedAway
+from vmsh_scheduler.domain.events import ClockStepped, Queued, Recovered, Synced, Ticked, TurnedAway
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.state import JobState
@@ -16,12 +16,11 @@ from vmsh_scheduler.engine.board import Board, Release
 from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
+from vmsh_scheduler.engine.planner import Planner
 from vmsh_scheduler.engine.turnstile import Turnstile
 from vmsh_scheduler.engine.upkeep import forgotten
 from vmsh_scheduler.ports import Agenda, Change, Clock, Executor, Observer, States, Subjects
 
-SLICE = 200
-"""Jobs handled between two looks at the rest of the world."""
 DUE_AT_ONCE = 64
 STEP_NOTICED: Millis = SECOND
 
@@ -49,6 +48,7 @@ class Engine:
         bounds: Bounds,
     ) -> None:
         self.board = Board(stores.states, stores.agenda, clock, observer)
+        self.planner = Planner(self.board)
         self.carrier = Carrier(self.board, executors, subjects, identity)
         self.executors = executors
         self.clock = clock
@@ -84,60 +84,47 @@ class Engine:
         self.carrier.rename(config_hash)
         for job_id in removed:
             await self.board.withdraw(job_id)
+            self.board.unplanned.pop(job_id, None)
         self.board.jobs = {id: old[id] if id in old and old[id] == job else job for id, job in jobs.items()}
         self.turnstile.hosts.recount(self.board.jobs.values())
-        touched = (*added, *changed)
-        for start in range(0, len(touched), SLICE):
-            await self._admit(touched[start : start + SLICE], lost=lost)
-            await asyncio.sleep(0)
+        await self.planner.admit((*added, *changed), lost=lost)
         self.wakeup.set()
         synced = Synced(self.clock.now(), config_hash, added, changed, removed)
         self.observer(synced)
         return synced
-
-    async def _admit(self, ids: Sequence[str], *, lost: bool) -> None:
-        now = self.clock.now()
-        changes: list[Change] = []
-        for job_id in ids:
-            job = self.board.jobs.get(job_id)
-            if job is None:
-                continue
-            await self.board.withdraw(job_id)
-            before = self.board.state(job_id)
-            state = plan.admit(job, before, now, lost=lost)
-            missed = plan.lost_slot(job, now) if lost and before.revision != job.revision else None
-            if state != before:
-                changes.append(Change(job_id, state, () if missed is None else (missed,)))
-        if changes:
-            await self.board.commit(changes, durable=False)
-        for job_id in ids:
-            await self.board.reschedule(job_id)
 
     async def put(self, job: Job, state: JobState, note: Note) -> bool:
         """One job more, or another in place of it, which starts from `state`; False: it could not be written."""
         await self.board.withdraw(job.id)
         known = self.board.jobs.get(job.id)
         self.board.jobs[job.id] = job
-        if not await self.board.commit([Change(job.id, state, notes=(note,))]):
-            if known is None:
-                del self.board.jobs[job.id]
+        written = False
+        try:
+            written = await self.board.commit([Change(job.id, state, notes=(note,))])
+        finally:
+            if written:
+                self.turnstile.hosts.exchange(known, job)
+                self.board.unplanned.pop(job.id, None)
+            elif known is None:
+                self.board.jobs.pop(job.id, None)
             else:
                 self.board.jobs[job.id] = known
             await self.board.reschedule(job.id)
-            return False
-        self.turnstile.hosts.exchange(known, job)
-        await self.board.reschedule(job.id)
         self.wakeup.set()
-        return True
+        return written
 
     async def drop(self, job_id: str, note: Note) -> bool:
         """The job is gone, state and all; a run that goes on settles into the journal only. False: not written."""
         await self.board.withdraw(job_id)
-        if not await self.board.commit([Change(job_id, None, notes=(note,))]):
+        written = False
+        try:
+            written = await self.board.commit([Change(job_id, None, notes=(note,))])
+        finally:
+            if written:
+                self.turnstile.hosts.exchange(self.board.jobs.pop(job_id, None), None)
+                self.board.unplanned.pop(job_id, None)
             await self.board.reschedule(job_id)
-            return False
-        self.turnstile.hosts.exchange(self.board.jobs.pop(job_id, None), None)
-        return True
+        return written
 
     async def forget_removed(self) -> None:
         """Drop the states of jobs that were taken out of the configuration long ago."""
@@ -291,17 +278,21 @@ class Engine:
     async def _decide(self, ids: Sequence[str], now: Millis) -> None:
         """Where nothing starts only words are written: those of all jobs together, for the store may be far away."""
         quiet: list[Job] = []
-        for job_id in ids:
-            job = self.board.jobs.get(job_id)
-            if job is None:
-                continue
+        for job in await self._decidable(ids):
             step = self._step(job, now)
-            if step.start:
+            if step.start and not self.board.unsure(job.id):
                 await self._open(job, step, now)
             else:
                 quiet.append(job)
         if quiet:
             await self._tell(quiet, now)
+
+    async def _decidable(self, ids: Sequence[str]) -> list[Job]:
+        """First those are planned that could not be before; they come back when they are due."""
+        unplanned = [id for id in ids if id in self.board.unplanned]
+        if unplanned:
+            await self.planner.again(unplanned)
+        return [self.board.jobs[id] for id in ids if id in self.board.jobs and id not in unplanned]
 
     def _step(self, job: Job, now: Millis) -> plan.Step:
         return plan.decide(job, self.board.state(job.id), now, queued=job.id in self.board.waiting)
@@ -315,17 +306,24 @@ class Engine:
         change = Change(job.id, step.state, step.decisions, notes=notes)
         told = step.decisions or notes or step.state.pause is not paused
         if told and not await self.board.commit_over([change], durable=False):
-            await self.board.agenda.schedule(job.id, now + SECOND)
+            await self.board.postpone(job.id)
             return
         if notes:
             self.observer(TurnedAway(now, job))
-        if step.start:
+        if step.start and (not told or self._still(job, step.state)):
             await self.board.release(job, step.state)
+            if job.pool:
+                self.observer(Queued(now, job))
         await self.board.reschedule(job.id)
+
+    def _still(self, job: Job, state: JobState) -> bool:
+        """Nobody has changed the job while a decision of it waited for its answer; else it is decided anew."""
+        return self.board.jobs.get(job.id) is job and self.board.state(job.id) == state
 
     async def _tell(self, jobs: Sequence[Job], now: Millis) -> None:
         """Decided anew and at one moment: while others opened, a run may have ended, or a slot become one to start."""
-        steps = {job.id: (self.board.state(job.id), self._step(job, now)) for job in jobs}
+        unsure = {job.id for job in jobs if self.board.unsure(job.id)}
+        steps = {job.id: (self.board.state(job.id), self._step(job, now)) for job in jobs if job.id not in unsure}
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
         changes = [
             Change(id, step.state, step.decisions)
@@ -333,10 +331,10 @@ class Engine:
             if not step.start and (step.decisions or step.state.pause is not before.pause)
         ]
         written = not changes or await self.board.commit_over(changes, durable=False)
-        unwritten = frozenset() if written else frozenset(change.job_id for change in changes)
+        later = unsure if written else unsure | {change.job_id for change in changes}
         for job in jobs:
-            if job.id in unwritten:
-                await self.board.agenda.schedule(job.id, now + SECOND)
+            if job.id in later:
+                await self.board.postpone(job.id)
             else:
                 await self.board.reschedule(job.id)
 
@@ -385,10 +383,4 @@ class Engine:
         if abs(by) < STEP_NOTICED:
             return
         self.observer(ClockStepped(now, by))
-        for job in list(self.board.jobs.values()):
-            state = self.board.state(job.id)
-            clamped = plan.clamp(job, state, now)
-            if clamped != state:
-                note = Note("clock_step", now, job.id, {"by_ms": by})
-                await self.board.commit_over([Change(job.id, clamped, notes=(note,))], durable=False)
-            await self.board.reschedule(job.id)
+        await self.planner.clock_step(by)

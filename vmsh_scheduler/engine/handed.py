@@ -17,6 +17,8 @@ from vmsh_scheduler.ports import Clock, Dispatch, Executor, Observer, Place, Tas
 
 LOOK: Millis = SECOND
 """The longest between two looks for outcomes, and how often lost claims are looked for."""
+MEND: Millis = 20 * SECOND
+"""How often it is looked whether the store still has all that it was given, and where."""
 
 _OUTCOME = fitting(Outcome)
 BodyOf = Callable[[Job, Run], Mapping[str, object]]
@@ -48,6 +50,7 @@ class Collector:
         self._forgotten: list[str] = []
         self._hurried = False
         self._lost_at: Millis = 0
+        self._mend_at: Millis = 0
         self._down_until: Millis = 0
         self._wakeup = asyncio.Event()
 
@@ -100,7 +103,7 @@ class Collector:
 
     async def run(self) -> None:
         """For a term; whoever ends it cancels. Raises NotLeading when another instance is seen to lead."""
-        self._hurried, self._down_until = False, 0
+        self._hurried, self._down_until, self._mend_at = False, 0, 0
         try:
             while True:
                 self._wakeup.clear()
@@ -131,11 +134,13 @@ class Collector:
         stale = sorted(set(there).difference(open_runs()))
         if stale:
             await self.dispatch.forget(stale)
+        await self.dispatch.recovered()
         return len(stale)
 
     async def _look(self, now: Millis) -> None:
         await self._resolve_doubts()
-        await at_once(self._push(), self._find_lost(now))
+        pushed = [run_id for run_id in self._waiting if run_id not in self._to_push]
+        await at_once(self._push(), self._find_lost(now), self._mend(now, pushed))
         if self._hurried and self._waiting:
             await self.dispatch.withdraw(list(self._waiting))
         await self._collect()
@@ -148,6 +153,14 @@ class Collector:
         if now >= self._lost_at:
             self.lost += len(await self.dispatch.lost())
             self._lost_at = now + LOOK
+
+    async def _mend(self, now: Millis, pushed: list[str]) -> None:
+        """A run would be waited for without end whose task was removed by hand, or was forgotten by the store."""
+        if now >= self._mend_at:
+            found = await self.dispatch.mend(pushed)
+            self._mend_at = now + MEND
+            if found:
+                self._observer(Trouble(self._clock.now(), "tasks_astray", {"count": len(found)}))
 
     async def _resolve_doubts(self) -> None:
         """Before anything else: they must not run as well. What is not claimed ends with code `resources`, whether it
@@ -254,7 +267,8 @@ class HandedExecutor:
 
 
 def _recovery(place: Place, outcome: Outcome | None) -> Recovery:
-    """A claim that ran out since `lost` was asked counts as running: it is taken out with the next look."""
+    """A claim that ran out since `lost` was asked counts as running: it is taken out with the next look. So does what
+    may have been forgotten: it is waited for, and lost with the next look at what is there."""
     if outcome is not None:
         if outcome.code == RESOURCES:
             return Recovery(Trace.NEVER_BEGAN)

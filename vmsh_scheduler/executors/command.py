@@ -56,14 +56,14 @@ class CommandExecutor:
         self._piped = PipedRuns(self._groups, self._spawner)
         self._recorded = RecordedRuns(self._records, self._groups, self._spawner, Trimmer(punch), clock, boot_id, mask)
 
-    def prepare(self) -> None:
+    def prepare(self, fence: int) -> None:
         """Once at daemon start on the main thread, before `recover`: runs/ and its marker; nothing that we
         inherited (descriptors, an ignored SIGCHLD) gets in a child's way. Raises CannotCreate, Unavailable."""
         _guard_descriptors()
         _check_kernel()
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel throws exit statuses away
-        self._records.prepare(self._boot_id, self._clock.now())
+        self._records.prepare(self._boot_id, fence)
 
     async def run(self, job: Job, run: Run) -> Outcome:
         command = _command(job)

@@ -6,6 +6,11 @@ import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from vmsh_scheduler.domain.trigger import SECOND, Millis
+
+_STARTED = 19
+"""Where `stat_fields` has the start."""
+
 
 def processes() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
@@ -18,6 +23,16 @@ def stat_fields(pid: int) -> list[bytes]:
             return file.read(1024).rpartition(b")")[2].split()
     except OSError:
         return []
+
+
+def age(pid: int, elapsed: Millis) -> Millis | None:
+    """How long the process has lived, times of sleep of the machine included; `elapsed`: since boot (CLOCK_BOOTTIME).
+
+    None: it is gone. The start is field 22 of proc_pid_stat(5), in clock ticks."""
+    found = stat_fields(pid)
+    if len(found) <= _STARTED:
+        return None
+    return max(0, elapsed - int(found[_STARTED]) * SECOND // os.sysconf("SC_CLK_TCK"))
 
 
 def members(session: int) -> list[int]:

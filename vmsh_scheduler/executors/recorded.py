@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run, Trace
+from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.executors.capture import NOTHING, Kept
 from vmsh_scheduler.executors.group import Group, Groups
 from vmsh_scheduler.executors.outcomes import Ended, Mask, exit_of, lost, outcome_of
 from vmsh_scheduler.executors.outputs import OutputFile, Trimmer
-from vmsh_scheduler.executors.processes import kill_all, marked
+from vmsh_scheduler.executors.processes import age, kill_all, marked
 from vmsh_scheduler.executors.records import Opened, Phase, Record, Records
-from vmsh_scheduler.executors.spawn import NotStarted, Program, Spawner, through_shim
+from vmsh_scheduler.executors.spawn import NotStarted, Program, Spawner, is_exhausted, through_shim
 from vmsh_scheduler.ports import Clock
 
 _SHIM_START_S = 5.0
@@ -102,8 +103,9 @@ class RecordedRuns:
         except BlockingIOError as error:
             raise NotStarted(f"run {run.id} is running already") from error
         except OSError as error:
-            # Our own disk, not the command: it never began, and will when there is room again.
-            raise NotStarted(f"its run record cannot be made: {error.strerror}", "resources") from error
+            # A full disk has room again by itself; what else is wrong with runs/ waits for a person, who has to see it.
+            why = f"its run record cannot be made in {self.records.directory}: {error.strerror}"
+            raise NotStarted(why, "resources" if is_exhausted(error) else "spawn_error") from error
 
     def _spawn(self, program: Program, command: Command, opened: Opened) -> int:
         try:
@@ -136,7 +138,7 @@ class RecordedRuns:
     def _without_record(self, job: Job, run: Run) -> Recovery:
         if not run.recorded:
             return _unknown("the daemon died while it ran, and it keeps no run record (crash_exact is off)")
-        if not self.records.vouched(run.boot_id, run.started_at):
+        if not self.records.vouched(run.boot_id, run.fence):
             return _unknown("runs/ was emptied since it started, so that its missing record proves nothing")
         return Recovery(Trace.NEVER_BEGAN)
 
@@ -156,9 +158,14 @@ class RecordedRuns:
         if pidfd < 0:
             return None
         group = self.groups.adopt(pid, pidfd, command.grace)
-        remaining = min(run.deadline - self.clock.now(), job.policy.timeout)
-        await self.groups.wait(group, remaining, outlive=command.outlive)
+        await self.groups.wait(group, self._remaining(job, run, pid), outlive=command.outlive)
         return group
+
+    def _remaining(self, job: Job, run: Run, pid: int) -> Millis:
+        """Of its time limit: what the process has lived is known whatever happened to the clock meanwhile."""
+        lived = age(pid, self.clock.elapsed())
+        left = run.deadline - self.clock.now() if lived is None else run.deadline - run.started_at - lived
+        return min(left, job.policy.timeout)
 
     async def _holder(self, run: Run) -> tuple[int, int]:
         """pid and descriptor of the living shim; (0, -1) when it lives no more. Raises OSError."""

@@ -19,6 +19,7 @@ from vmsh_scheduler.executors.outputs import OutputFile
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,120}")
 _MARKER = ".begun-"
+_FENCE = "fence "
 _OURS = os.O_CLOEXEC | os.O_NOFOLLOW
 _APPEND = os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_TRUNC | _OURS
 
@@ -65,33 +66,33 @@ class Records:
     """The directory of run records, private to one daemon at a time."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._vouched: Millis | None = None
+        self.directory = directory
         self._boot_id = ""
+        self._fence = 0
         self._names: set[str] = set()
 
-    def prepare(self, boot_id: str, now: Millis) -> None:
-        """Make the directory and remember since when, in this boot, nothing was wiped from it.
+    def prepare(self, boot_id: str, fence: int) -> None:
+        """Make the directory, and the marker that says since which daemon of this boot nothing was wiped from it.
 
-        Raises CannotCreate."""
-        self._boot_id = boot_id
+        `fence`: of the daemon that we are; each has a higher one. Raises CannotCreate."""
+        self._boot_id, self._fence = boot_id, fence
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._vouched = self._marked(boot_id)
-            if self._vouched is None:
-                self._mark(boot_id, now)
-            self._names.update(path.name for path in self._directory.iterdir())
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            since = self._marked(boot_id)
+            if since is None or since > fence:  # higher: of states that were lost or put back
+                self._mark(fence)
+            self._names.update(path.name for path in self.directory.iterdir())
         except OSError as error:
             raise CannotCreate(
-                f"run records in {self._directory}: {error.strerror}", hint="the daemon needs to write there"
+                f"run records in {self.directory}: {error.strerror}", hint="the daemon needs to write there"
             ) from error
 
-    def vouched(self, boot_id: str, started_at: Millis) -> bool:
-        """Is a missing record of a run of that time proof that it never began?
+    def vouched(self, boot_id: str, fence: int) -> bool:
+        """Is a missing record of a run that the daemon with that fence began proof that it never did?
 
-        Only what an earlier daemon left counts: the marker this one makes knows nothing of the time before."""
-        since = self._vouched if self._boot_id == boot_id else self._marked(boot_id)
-        return bool(boot_id) and since is not None and since <= started_at
+        Fences, not times: a clock that was set knows nothing of before and after."""
+        since = self._marked(boot_id)
+        return bool(boot_id) and since is not None and since <= fence
 
     def create(self, run_id: str, stdin: bytes) -> Opened:
         """Raises OSError; BlockingIOError means that this very run is running."""
@@ -99,7 +100,7 @@ class Records:
         self._names.add(path.name)
         opened: list[int] = []
         try:
-            opened.append(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | _OURS, 0o600))
+            opened.append(self._begin(path))
             fcntl.flock(opened[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(opened[0], 0)
             for name in (f"{path}.out", f"{path}.err"):
@@ -152,7 +153,7 @@ class Records:
         """Unlink what belongs to none of the runs `keep`, is older than an hour and not locked; how many files."""
         kept = {self._path(run_id).name for run_id in keep}
         swept = 0
-        for path in sorted(self._directory.iterdir()):
+        for path in sorted(self.directory.iterdir()):
             name = path.name.removesuffix(".in").removesuffix(".out").removesuffix(".err")
             if path.name.startswith(_MARKER) or name in kept or self._in_use(path, name, now):
                 continue
@@ -160,6 +161,23 @@ class Records:
                 path.unlink()
                 swept += 1
         return swept
+
+    def _begin(self, path: Path) -> int:
+        flags = os.O_CREAT | os.O_RDWR | os.O_APPEND | _OURS
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self._make_anew()
+            return os.open(path, flags, 0o600)
+
+    def _make_anew(self) -> None:
+        """Somebody removed the directory. Its marker vouches for the daemons after us only: what we began before
+        had its record in the one that is gone."""
+        self.directory.mkdir(mode=0o700)
+        owner = self.directory.parent.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.chown(self.directory, owner.st_uid, owner.st_gid)
+        self._mark(self._fence + 1)
 
     def _in_use(self, path: Path, name: str, now: Millis) -> bool:
         try:
@@ -170,20 +188,23 @@ class Records:
 
     def _path(self, run_id: str) -> Path:
         if _SAFE.fullmatch(run_id):
-            return self._directory / run_id
-        return self._directory / hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()
+            return self.directory / run_id
+        return self.directory / hashlib.sha256(run_id.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _marked(self, boot_id: str) -> Millis | None:
+    def _marked(self, boot_id: str) -> int | None:
+        """The fence from which on the marker vouches. A bare number is that of an earlier version: a time."""
         try:
-            return int((self._directory / f"{_MARKER}{boot_id}").read_text(encoding="ascii"))
+            text = (self.directory / f"{_MARKER}{boot_id}").read_text(encoding="ascii")
+            whole = re.fullmatch(rf"{_FENCE}(\d+)\n", text)
+            return int(whole[1]) if whole else None
         except (OSError, ValueError):
             return None
 
-    def _mark(self, boot_id: str, now: Millis) -> None:
+    def _mark(self, fence: int) -> None:
         """One marker a boot: the oldest vouches for everything after it."""
-        for old in self._directory.glob(f"{_MARKER}*"):
+        for old in self.directory.glob(f"{_MARKER}*"):
             old.unlink(missing_ok=True)
-        _write_private(f"{self._directory}/{_MARKER}{boot_id}", str(now).encode())
+        _write_private(f"{self.directory}/{_MARKER}{self._boot_id}", f"{_FENCE}{fence}\n".encode())
 
 
 def _free(fd: int) -> bool:

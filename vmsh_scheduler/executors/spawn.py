@@ -14,7 +14,9 @@ from vmsh_scheduler.domain.action import Limits
 
 SHELL = "/bin/sh"
 SHIM = (Path(__file__).parent / "shim.sh").read_text(encoding="ascii")
-_EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_EXHAUSTED = frozenset(
+    {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT}
+)
 _OOM_SCORE = 500
 # Python ignores these; a command expects them as they were.
 _SIGNALS = [
@@ -165,9 +167,14 @@ def _ulimits(limits: Limits) -> list[str]:
     return ["" if value is None else str(-(-value // unit)) for _, _, value, unit in wanted]
 
 
+def is_exhausted(error: OSError) -> bool:
+    """The machine is short of something, which passes by itself (decision 15)."""
+    return error.errno in _EXHAUSTED
+
+
 def not_started(error: OSError, program: Program | None = None) -> NotStarted:
     """The failure in words; `resources` when it will pass by itself."""
-    if error.errno in _EXHAUSTED:
+    if is_exhausted(error):
         return NotStarted(f"the machine cannot start another process now: {error.strerror}", "resources")
     if program is None:
         return NotStarted(f"{error.filename or 'spawn'}: {error.strerror}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from vmsh_scheduler.domain.action import Callback
-from vmsh_scheduler.domain.events import Decided, Event, Finished, Started, Ticked, TurnedAway
+from vmsh_scheduler.domain.events import Event, Finished, Queued, Started, Ticked, TurnedAway
 from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Status
 
@@ -113,12 +113,13 @@ class ForgeMetrics:
         match event:
             case Ticked():
                 self._add("ticks_total")
-            case Decided(job) if _is_cycle(job):
+            case Queued():
                 self._add("due_agents_total")
+                self._add("dispatch_queued_total")
             case TurnedAway():
+                self._add("due_agents_total")
                 self._add("queue_full_total")
             case Started(job) if _is_cycle(job):
-                self._add("dispatch_queued_total")
                 self._add("dispatch_started_total")
             case Finished(job, execution) if _is_cycle(job):
                 done = execution.outcome.status is Status.OK

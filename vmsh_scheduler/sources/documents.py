@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.sources import grammar
+from vmsh_scheduler.sources.model import Model
 
 REGEX_LIMIT = 500
 ARGUMENT_LIMIT = 8_192
@@ -102,11 +103,7 @@ Globs = Annotated[
 Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class LimitsSpec(_Strict):
+class LimitsSpec(Model):
     """setrlimit(2) for a command."""
 
     cpu_seconds: Count | None = Field(default=None, description="CPU time, seconds.")
@@ -116,7 +113,7 @@ class LimitsSpec(_Strict):
     processes: Count | None = Field(default=None, description="Processes of the user.")
 
 
-class MultipliersSpec(_Strict):
+class MultipliersSpec(Model):
     """Factor on the wait by class of error (defaults: vaultmesh section 8)."""
 
     network: float = Field(default=1.0, gt=0, le=1_000)
@@ -125,7 +122,7 @@ class MultipliersSpec(_Strict):
     unknown: float = Field(default=1.0, gt=0, le=1_000)
 
 
-class RuleSpec(_Strict):
+class RuleSpec(Model):
     """First match wins: an exit code or a pattern on the output's tail names the class of the error."""
 
     exit: int | None = Field(default=None, ge=1, le=255, description="Exit code.")
@@ -141,7 +138,7 @@ class RuleSpec(_Strict):
         return self
 
 
-class RetrySpec(_Strict):
+class RetrySpec(Model):
     """phi-backoff: base * 1.618^k * multiplier, k at most `max`; retries never stop."""
 
     base: Duration | None = Field(default=None, description="Default: VMSH_BASE_BACKOFF (5s).")
@@ -151,7 +148,7 @@ class RetrySpec(_Strict):
     rules: Annotated[tuple[RuleSpec, ...], Field(strict=False, max_length=100)] = ()
 
 
-class CommandSpec(_Strict):
+class CommandSpec(Model):
     """How a command is run, whatever it is for."""
 
     timeout: Duration | None = Field(default=None, description="TERM to the process group after this long.")
@@ -213,20 +210,20 @@ class CadenceSpec(CommandSpec):
     enabled: bool = True
 
 
-class WitnessesSpec(_Strict):
+class WitnessesSpec(Model):
     """Kept for the readers of the file that judge events; the scheduler does not use it."""
 
     min_required: int = Field(ge=1, le=10_000)
     allowlist: Texts
 
 
-class SchemaPolicySpec(_Strict):
+class SchemaPolicySpec(Model):
     """Kept for the readers of the file that judge events; the scheduler does not use it."""
 
     allow: Texts
 
 
-class SealSpec(_Strict):
+class SealSpec(Model):
     """Each due slot seals a batch first: over files, or over the heads of the scheduler's own journal."""
 
     files: Globs | None = Field(default=None, description="Globs, relative to `base`; `**` crosses directories.")
@@ -244,7 +241,7 @@ class SealSpec(_Strict):
         return self
 
 
-class NamespaceSpec(_Strict):
+class NamespaceSpec(Model):
     """What is anchored under one name."""
 
     description: str | None = None
@@ -263,7 +260,7 @@ class NamespaceSpec(_Strict):
     )
 
 
-class NamespacesFile(_Strict):
+class NamespacesFile(Model):
     """namespaces.yaml: what is anchored where, how often."""
 
     namespaces: dict[str, NamespaceSpec] = Field(json_schema_extra={"propertyNames": {"pattern": "^[^_].*$"}})
@@ -278,7 +275,7 @@ class CallbackSpec(CommandSpec):
     )
 
 
-class AgentSpec(_Strict):
+class AgentSpec(Model):
     """One Forge agent; field names as in its registration over HTTP."""
 
     agent_id: Annotated[str, Field(min_length=1), _text(_identity)] = Field(alias="agentId")
@@ -295,7 +292,7 @@ class AgentSpec(_Strict):
     callback: CallbackSpec
 
 
-class AgentsFile(_Strict):
+class AgentsFile(Model):
     """agents.yaml: Forge agents woken by this scheduler without an API."""
 
     agents: Annotated[tuple[AgentSpec, ...], Field(strict=False)] = ()

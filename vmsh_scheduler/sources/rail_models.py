@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from vmsh_scheduler.sources.documents import Duration
+from vmsh_scheduler.sources.model import Model
 
 MOST_AUTHORITIES = 8
 """Of one group: their tokens share a receipt."""
@@ -65,11 +66,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Fraction = Annotated[float, BeforeValidator(_fraction)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class Login(_Entry):
+class Login(Model):
     """HTTP basic authentication."""
 
     user: Text | None = Field(default=None, description="HTTP user.")
@@ -179,7 +176,7 @@ class Rfc3161Entry(Login):
     timeout: Duration = Field(default=20_000, description="Until the whole reply is there. Default: 20s.")
 
 
-class OtsEntry(_Entry):
+class OtsEntry(Model):
     """OpenTimestamps: ots.<name>."""
 
     calendars: Annotated[tuple[Url, ...], Field(strict=False, min_length=1, max_length=MOST_CALENDARS)] | None = Field(
@@ -213,7 +210,7 @@ MODELS: Mapping[str, type[Entry]] = {
 }
 
 
-class AnchorsFile(_Entry):
+class AnchorsFile(Model):
     """anchors.yaml: how each rail is reached. An entry that no cadence uses may lack what it refers to."""
 
     eip155: dict[str, Eip155Entry] = Field(default={}, description="By chain id, or `default`.")

@@ -106,6 +106,8 @@ class MemoryLeases:
 class MemorySpecs:
     """ports.Specs in a dict."""
 
+    trouble = ""
+
     def __init__(self) -> None:
         self._specs: dict[tuple[str, str], Spec] = {}
 

@@ -89,8 +89,19 @@ class MemoryDispatch:
             self.table.outcomes[id] = LOST
         return gone
 
+    async def mend(self, waited: Sequence[str]) -> Sequence[str]:
+        """Nobody takes anything out of a table by hand."""
+        self._must_lead()
+        gone = [id for id in waited if await self._place(id) is Place.ABSENT]
+        self.table.outcomes.update(dict.fromkeys(gone, LOST))
+        return gone
+
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
         return {id: await self._place(id) for id in ids}
+
+    async def recovered(self) -> None:
+        """A table forgets nothing."""
+        self._must_lead()
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
         self._must_lead()

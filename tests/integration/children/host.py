@@ -14,7 +14,7 @@ from vmsh_scheduler.clock import SystemClock
 
 async def main(directory: str, run_id: str, started_at: str, text: str) -> None:
     host = executor(Path(directory), SystemClock())
-    host.prepare()
+    host.prepare(1)
     job = job_of(shell(text), crash_exact=True)
     run = replace(run_of(job, NOON, at=int(started_at)), id=run_id, boot_id=BOOT)
     print("prepared", flush=True)  # noqa: T201 - the test waits for this line

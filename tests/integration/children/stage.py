@@ -80,6 +80,7 @@ class Stage:
     clock: SystemClock
     directory: Path
     mark: str
+    fence: int = 1
     count: int = 0
     took: float = 0.0
 
@@ -87,7 +88,7 @@ class Stage:
         """A run that starts now."""
         self.count += 1
         now = self.clock.now()
-        run = replace(run_of(job, NOON, at=now), id=f"{self.mark}-{self.count}", boot_id=BOOT)
+        run = replace(run_of(job, NOON, at=now), id=f"{self.mark}-{self.count}", fence=self.fence, boot_id=BOOT)
         return replace(run, **fields)
 
     async def run(self, command: Command, *, limit: int = 20_000, crash_exact: bool = False) -> Outcome:
@@ -105,14 +106,14 @@ def executor(directory: Path, clock: SystemClock, *, boot: str = BOOT, **options
 
 
 @asynccontextmanager
-async def on_stage(directory: Path, **options: Any) -> AsyncIterator[Stage]:
-    """Afterwards: descriptors and threads as before, and no process of it alive."""
+async def on_stage(directory: Path, *, fence: int = 1, **options: Any) -> AsyncIterator[Stage]:
+    """Afterwards: descriptors and threads as before, no process of it alive. `fence`: of its daemon and its runs."""
     before = fds(), threading.active_count()
     mark = f"run-{uuid.uuid4().hex[:12]}"
     clock = SystemClock()
-    stage = Stage(executor(directory, clock, **options), clock, directory, mark)
+    stage = Stage(executor(directory, clock, **options), clock, directory, mark, fence)
     try:
-        stage.executor.prepare()
+        stage.executor.prepare(fence)
         yield stage
     finally:
         stage.executor.close()

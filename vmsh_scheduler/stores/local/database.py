@@ -4,8 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import quote
 
 from vmsh_scheduler.domain.trigger import DAY, Millis
@@ -17,8 +16,6 @@ from vmsh_scheduler.stores.local.text import Fact
 
 BUSY_TIMEOUT_S = 5.0
 YIELD_EVERY = 16
-SEGMENT = 250
-"""Rows past the limit before a segment is pruned: the permanent record grows by one row for so many."""
 
 MIGRATIONS = (
     (
@@ -41,21 +38,14 @@ MIGRATIONS = (
         CREATE VIEW notes AS SELECT job, seq, at, body, prev, hash FROM entries WHERE kind = 'note';
         """,
     ),
+    (
+        "days on which rows were written, counted from the epoch",
+        """
+        CREATE TABLE days(day INTEGER PRIMARY KEY);
+        INSERT INTO days SELECT DISTINCT at / 86400000 FROM entries;
+        """,
+    ),
 )
-
-
-ROOM = 0.75
-"""Of the cap is what is left when it was reached, so that not every look has to prune again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What the journal keeps; whole segments go, oldest first."""
-
-    rows: int = 1000
-    """Per job."""
-    days: int = 30
-    bytes: int = 1 << 30
 
 
 def connect_writer(directory: StateDirectory, now: Millis) -> sqlite3.Connection:
@@ -74,6 +64,19 @@ def connect_writer(directory: StateDirectory, now: Millis) -> sqlite3.Connection
         connection.close()
         raise
     return connection
+
+
+def identity(directory: StateDirectory) -> tuple[tuple[int, int] | None, ...]:
+    """Which files have the names of database and log now: SQLite goes on writing to ones that were deleted."""
+    found: list[tuple[int, int] | None] = []
+    for name in (directory.database, f"{directory.database}-wal"):
+        try:
+            status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 def connect_reader(directory: StateDirectory) -> sqlite3.Connection | None:
@@ -113,10 +116,9 @@ def position(connection: sqlite3.Connection) -> Position:
 
 def store(connection: sqlite3.Connection, facts: Iterable[Fact], reached: Position) -> int:
     """Rows and the position they came from in one transaction, so none is ever taken twice; how many."""
-    rows: list[tuple[object, ...]] = []
+    rows: list[tuple[str, int, str, Millis, str, str, str, str]] = []
     links: dict[str, Link] = {}
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for n, fact in enumerate(facts):
             if n % YIELD_EVERY == 0:
                 time.sleep(0)  # lets the loop's thread have the interpreter at once instead of after 5 ms
@@ -130,91 +132,27 @@ def store(connection: sqlite3.Connection, facts: Iterable[Fact], reached: Positi
             "ON CONFLICT(job) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
             [(job, link.seq, link.hash) for job, link in links.items()],
         )
+        days = {(row[3] // DAY,) for row in rows}
+        connection.executemany("INSERT OR IGNORE INTO days VALUES(?)", days)
         connection.execute("UPDATE position SET gen = ?, offset = ?", (reached.gen, reached.offset))
+    return len(rows)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
-    return len(rows)
 
 
 def head(connection: sqlite3.Connection, job: str) -> Link:
     found = connection.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
     return Link(*found) if found else Link()
-
-
-def prune(connection: sqlite3.Connection, keep: Retention, now: Millis) -> int:
-    """Whole segments by count, age and size; each leaves its permanent row. How many rows went."""
-    gone = 0
-    oldest = now - keep.days * DAY
-    heads = connection.execute("SELECT job, seq, first FROM heads").fetchall()
-    for job, last, first in heads:
-        upto = first - 1
-        if last - first + 1 >= keep.rows + SEGMENT:
-            upto = last - keep.rows
-        gone += _prune_job(connection, job, first, max(upto, _aged(connection, job, oldest)), now)
-    gone += _shrink(connection, keep.bytes, now)
-    if gone:
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
-    return gone
-
-
-def _shrink(connection: sqlite3.Connection, cap: int, now: Millis) -> int:
-    """The same share of every job's rows goes until it fits, but nobody's last one."""
-    gone = 0
-    while (size := _size(connection)) > cap:
-        share = 1 - ROOM * cap / size
-        went = 0
-        for job, last, first in connection.execute("SELECT job, seq, first FROM heads").fetchall():
-            upto = min(first + int((last - first) * share), last - 1)
-            went += _prune_job(connection, job, first, upto, now)
-        if not went:
-            break
-        gone += went
-    return gone
-
-
-def _aged(connection: sqlite3.Connection, job: str, oldest: Millis) -> int:
-    """Newest row of those too old, once some are a whole day past it: at most one segment a day."""
-    first = connection.execute("SELECT at FROM entries WHERE job = ? ORDER BY seq LIMIT 1", (job,)).fetchone()
-    if first is None or first[0] >= oldest - DAY:
-        return 0
-    found = connection.execute(
-        "SELECT coalesce(min(seq) - 1, (SELECT seq FROM heads WHERE job = ?1)) "
-        "FROM entries WHERE job = ?1 AND at >= ?2",
-        (job, oldest),
-    ).fetchone()
-    return int(found[0])
-
-
-def _prune_job(connection: sqlite3.Connection, job: str, first: int, upto: int, now: Millis) -> int:
-    if upto < first:
-        return 0
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        prev = connection.execute("SELECT prev FROM entries WHERE job = ? AND seq = ?", (job, first)).fetchone()
-        last = connection.execute("SELECT hash FROM entries WHERE job = ? AND seq = ?", (job, upto)).fetchone()
-        if prev is None or last is None:
-            connection.execute("ROLLBACK")
-            return 0
-        connection.execute("INSERT INTO segments VALUES(?, ?, ?, ?, ?, ?)", (job, first, upto, prev[0], last[0], now))
-        connection.execute("DELETE FROM entries WHERE job = ? AND seq <= ?", (job, upto))
-        connection.execute("UPDATE heads SET first = ? WHERE job = ?", (upto + 1, job))
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    return upto - first + 1
-
-
-def _size(connection: sqlite3.Connection) -> int:
-    pages = (
-        connection.execute("PRAGMA page_count").fetchone()[0]
-        - connection.execute("PRAGMA freelist_count").fetchone()[0]
-    )
-    return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
 
 
 def jobs(connection: sqlite3.Connection) -> list[str]:

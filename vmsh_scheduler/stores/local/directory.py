@@ -266,7 +266,8 @@ class StateDirectory:
         path = self.path / name
         if not stat.S_ISREG(status.st_mode):
             kind = "a symlink" if stat.S_ISLNK(status.st_mode) else "not a plain file"
-            raise Denied(f"{path} is {kind}, which is never followed", hint=f"look at it, then: rm {path}")
+            remove = "rm -r" if stat.S_ISDIR(status.st_mode) else "rm"
+            raise Denied(f"{path} is {kind}, which is never followed", hint=f"look at it, then: {remove} {path}")
         _check_status(path, status, os.fstat(self.fd).st_uid)
 
     def _refused(self, name: str, error: OSError) -> Exception:

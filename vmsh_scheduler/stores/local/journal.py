@@ -16,8 +16,10 @@ from vmsh_scheduler.errors import SchedulerError, StateUnreadable
 from vmsh_scheduler.stores.chain import check
 from vmsh_scheduler.stores.local import database
 from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.load import Condition, peek
 from vmsh_scheduler.stores.local.log import Stretch
 from vmsh_scheduler.stores.local.records import Position, read_tail
+from vmsh_scheduler.stores.local.retention import Retention, prune
 from vmsh_scheduler.stores.local.text import Fact, facts_of
 
 if TYPE_CHECKING:
@@ -68,12 +70,18 @@ class JournalReader:
     def verify(self, job_id: str = "") -> list[str]:
         with self._reading() as connection:
             if connection is None:
-                return []
+                return self._missing()
             try:
                 names = [database.clean(job_id)] if job_id else database.jobs(connection)
                 return [line for name in names for line in _verify(connection, name)]
             except sqlite3.DatabaseError as error:
                 return [f"{self._directory.path / self._directory.database} is damaged: {error}"]
+
+    def _missing(self) -> list[str]:
+        """A finding, unless nothing was ever written: then nothing is missed."""
+        if peek(self._directory).condition is Condition.FRESH:
+            return []
+        return [f"{self._directory.path / self._directory.database} is gone; the daemon begins it anew from the logs"]
 
     def _bodies(self, kind: str, job_id: str, before: Millis | None, limit: int) -> list[str]:
         """Newest first: of one job as they were written, of all by the wall clock, which may have been wrong."""
@@ -108,20 +116,20 @@ class SqliteJournal(JournalReader):
     """`trouble`: why rows are late ("" = they are not); `findings`: what was set aside. Neither stops anything:
     the logs are kept until their rows are in."""
 
-    def __init__(
-        self, directory: StateDirectory, clock: "Clock", end: Position, keep: database.Retention | None = None
-    ) -> None:
+    def __init__(self, directory: StateDirectory, clock: "Clock", end: Position, keep: Retention | None = None) -> None:
         super().__init__(directory)
         self.trouble = ""
         self.findings: list[str] = []
         self._clock = clock
-        self._keep = keep or database.Retention()
+        self._keep = keep or Retention()
         self._target = self._first_end = end
         self._handed: list[Stretch] = []
         self._handed_size = 0
         self._taken: Position | None = None
         self._connection: sqlite3.Connection | None = None
-        self._pruned_at: Millis = 0
+        self._identity: tuple[object, ...] = ()
+        self._pruned_at: Millis | None = None
+        """On Clock.elapsed(), so that a step of the wall clock is no reason to look."""
         self._closing = False
         self._wakeup = threading.Condition()
         self._working = threading.Lock()
@@ -202,10 +210,9 @@ class SqliteJournal(JournalReader):
                     self._wakeup.wait_for(lambda: self._closing, RETRY_S)
 
     def _take(self) -> None:
-        if self._connection is None:
-            self._connection = database.connect_writer(self._directory, self._clock.now())
+        connection = self._connected()
         target, handed = self._take_handed()
-        start = database.position(self._connection)
+        start = database.position(connection)
         if start > target:
             self.findings.append(
                 "the journal knew of changes that the log does not hold; it goes on from the log's end"
@@ -216,12 +223,27 @@ class SqliteJournal(JournalReader):
             joined = _joined(handed, start, target)
             facts = self._logged(start, target) if joined is None else joined
         if start != self._taken or facts or target != start:
-            database.store(self._connection, facts, target)
+            database.store(connection, facts, target)
         self._taken = target
         self._gather_s = GATHER_MANY_S if len(facts) >= MANY else GATHER_S
-        if self._clock.now() - self._pruned_at >= HOUR or self._stored_much(len(facts)):
-            self._pruned_at = self._clock.now()
-            database.prune(self._connection, self._keep, self._pruned_at)
+        elapsed = self._clock.elapsed()
+        if self._pruned_at is None or elapsed - self._pruned_at >= HOUR or self._stored_much(len(facts)):
+            self._pruned_at = elapsed
+            if not prune(connection, self._keep, self._clock.now()):
+                self._since_prune = PRUNE_AFTER  # the next change looks again
+
+    def _connected(self) -> sqlite3.Connection:
+        """To the file that has the name: what went into one that was deleted since is in the logs, as far as they are
+        left."""
+        if self._connection is not None and database.identity(self._directory) != self._identity:
+            self._disconnect()
+            gone = f"{self._directory.database} was taken away; begun anew from the logs that are left"
+            if gone not in self.findings:
+                self.findings.append(gone)
+        if self._connection is None:
+            self._connection = database.connect_writer(self._directory, self._clock.now())
+            self._identity = database.identity(self._directory)
+        return self._connection
 
     def _take_handed(self) -> tuple[Position, Sequence[Stretch]]:
         with self._wakeup:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from vmsh_scheduler.domain.spec import Spec
@@ -28,10 +29,14 @@ CREATE TABLE IF NOT EXISTS specs(
 class SqliteSpecs:
     """Memory answers; a change is in memory once it is on disk. One thread writes, in the order of the calls."""
 
-    def __init__(self, connection: sqlite3.Connection, *, fresh: bool = False) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, fresh: bool = False) -> None:
         self.fresh = fresh
         """There was no file, or an empty one."""
+        self.trouble = ""
+        """Why the last change was refused."""
         self._connection = connection
+        self._path = path
+        self._file = _identity(path)
         self._disk = ThreadPoolExecutor(1, "specs")
         self._specs: dict[Key, Spec] = {(spec.kind, spec.id): spec for spec in read(connection)}
 
@@ -62,12 +67,19 @@ class SqliteSpecs:
 
     async def _written(self, work: Callable[[], T]) -> T:
         """Finished whether or not the caller still waits."""
+
+        def written() -> T:
+            if _identity(self._path) != self._file:
+                raise sqlite3.OperationalError(f"{self._path} was taken away or replaced")
+            return work()
+
         try:
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, work))
+            done = await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, written))
         except sqlite3.Error as error:
-            raise StateWriteFailed(
-                f"the document cannot be stored: {error}", hint="see df, mount and lsattr"
-            ) from error
+            self.trouble = f"the document cannot be stored: {error}"
+            raise StateWriteFailed(self.trouble, hint="see df, mount and lsattr") from error
+        self.trouble = ""
+        return done
 
 
 def open_specs(directory: StateDirectory) -> SqliteSpecs:
@@ -82,10 +94,18 @@ def open_specs(directory: StateDirectory) -> SqliteSpecs:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _check_format(connection)
-        return SqliteSpecs(connection, fresh=fresh)
+        return SqliteSpecs(connection, path, fresh=fresh)
     except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: rows that we never wrote
         hint = "it holds what was registered over the API: restore it from a backup, or move it away to begin without"
         raise StateUnreadable(f"{path} cannot be read: {error}", hint=hint) from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_format(connection: sqlite3.Connection) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import StateWriteFailed
@@ -22,12 +22,22 @@ SNAPSHOT_SHARE = 50
 
 @dataclass(slots=True)
 class _Doubt:
-    """A job with changes that are not acknowledged yet: how many, and the newest state that is."""
+    """A job with changes that are not acknowledged yet, and the newest state that is."""
 
-    changes: int
     state: JobState | None
-    number: int
+    number: int = 0
     """Of the change that made `state`."""
+    open: dict[int, JobState | None] = field(default_factory=dict)
+    """What the others would make of it, by their numbers, oldest first."""
+
+    def settle(self, number: int, *, written: bool) -> JobState | None:
+        """What is shown from now on. Acknowledgements may overtake each other: a state is never replaced by an older
+        one; and a change that is refused takes nothing from those before it, which still wait."""
+        made = self.open.pop(number, None)
+        if written and number > self.number:
+            self.state, self.number = made, number
+        newest = next(reversed(self.open), 0)
+        return self.open[newest] if newest > self.number else self.state
 
 
 class LocalStates:
@@ -81,13 +91,17 @@ class LocalStates:
         return dict(self._current)
 
     async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
+        """A change that need not be durable, of a job with one that is not acknowledged, is computed over that one:
+        it shares the next sync, and fails with it."""
         if not changes:
             return
+        if not durable and any(change.job_id in self._doubts for change in changes):
+            durable = soon = True
         self._count += 1
         number, payloads = self._count, []
         for change in changes:
             payloads.append(change_payload(change))
-            self._doubt(change.job_id)
+            self._doubt(change.job_id).open[number] = change.state
             self._show(change.job_id, change.state)
         await self._written(payloads, lambda error: self._settle(changes, number, error), durable=durable, soon=soon)
 
@@ -149,25 +163,21 @@ class LocalStates:
         if told[0] is not None:
             raise told[0]
 
-    def _doubt(self, job_id: str) -> None:
+    def _doubt(self, job_id: str) -> _Doubt:
         doubt = self._doubts.get(job_id)
         if doubt is None:
-            self._doubts[job_id] = _Doubt(1, self._current.get(job_id), 0)
-        else:
-            doubt.changes += 1
+            doubt = self._doubts[job_id] = _Doubt(self._current.get(job_id))
+        return doubt
 
     def _settle(self, changes: Sequence[Change], number: int, error: StateWriteFailed | None) -> None:
-        """Acknowledgements may overtake each other: a state is never replaced by an older one."""
-        for change in changes:
-            doubt = self._doubts[change.job_id]
-            doubt.changes -= 1
+        for job_id in {change.job_id: None for change in changes}:
+            doubt = self._doubts[job_id]
+            shown = doubt.settle(number, written=error is None)
             if error is not None:
                 self._failures += 1
-                self._show(change.job_id, doubt.state)
-            elif number > doubt.number:
-                doubt.state, doubt.number = change.state, number
-            if not doubt.changes:
-                del self._doubts[change.job_id]
+                self._show(job_id, shown)
+            if not doubt.open:
+                del self._doubts[job_id]
         if error is None:
             self._touch()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from vmsh_scheduler.domain.trigger import Millis
 from vmsh_scheduler.errors import StateWriteFailed
 from vmsh_scheduler.ports import Clock
-from vmsh_scheduler.stores.local.database import Retention
 from vmsh_scheduler.stores.local.directory import StateDirectory, open_directory
 from vmsh_scheduler.stores.local.disk import Disk
 from vmsh_scheduler.stores.local.journal import SqliteJournal
 from vmsh_scheduler.stores.local.load import Condition, Opened, load
 from vmsh_scheduler.stores.local.lock import LocalLeases, StateLock
+from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.snapshot import Blocks, Meta, render
 from vmsh_scheduler.stores.local.states import LocalStates
 

@@ -13,6 +13,7 @@ from vmsh_scheduler.stores.redis.connect import RedisOptions, SyncClient, connec
 from vmsh_scheduler.stores.redis.instances import living
 from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
+from vmsh_scheduler.stores.redis.look import Look
 from vmsh_scheduler.stores.redis.scripts import Script
 from vmsh_scheduler.stores.redis.values import shown
 from vmsh_scheduler.stores.redis.wipe import Wiped, wipe
@@ -20,6 +21,8 @@ from vmsh_scheduler.stores.redis.wipe import Wiped, wipe
 OLDEST = (6, 2)
 SKEW_MS = 1_000
 """Clocks that are further apart make times in the journal hard to compare; leases do not depend on them."""
+FULL = 0.9
+"""Part of maxmemory from which on a write may be refused at any moment."""
 WITHOUT_END = -1
 """What PTTL says of a key without a time to live."""
 RESET_TTL_MS = 60_000
@@ -34,9 +37,10 @@ def check(options: RedisOptions) -> dict[str, Any]:
         asked = time.time()
         seconds, micros = client.time()
         info: Mapping[str, Any] = client.info()
-        fence, wrong = findings.fence(client, keys)
-        rows, silent = living(_texts(client.hgetall(keys.instances)), seconds * 1000)
-        wrong += [*findings.instances(silent, keys), *findings.unreadable(client, keys)]
+        look = Look(client, keys)
+        fence, wrong = findings.fence(look, keys)
+        rows, silent = living(look.whole(keys.instances), seconds * 1000)
+        wrong = [*findings.foreign(look), *wrong, *findings.instances(silent, keys), *findings.unreadable(look, keys)]
         offset = round((seconds + micros / 1e6 - (asked + time.time()) / 2) * 1000)
         view = {
             "address": options.address,
@@ -45,13 +49,14 @@ def check(options: RedisOptions) -> dict[str, Any]:
             "role": str(info.get("role", "")),
             "append_only": bool(info.get("aof_enabled")),
             "eviction": _eviction(client),
+            "memory": {"used": int(info.get("used_memory", 0)), "most": int(info.get("maxmemory", 0))},
             "clock_offset_ms": offset,
-            "leader": _leader(client, keys),
+            "leader": _leader(look, keys),
             "fence": fence,
             "instances": rows,
-            "jobs": client.hlen(keys.states),
-            "agents": client.hlen(keys.specs("agent")),
-            "queues": {name: _depths(client, keys, pool) for name, pool in (("agents", AGENTS), ("commands", ""))},
+            "jobs": look.size(keys.states),
+            "agents": look.size(keys.specs("agent")),
+            "queues": {name: _depths(look, keys, pool) for name, pool in (("agents", AGENTS), ("commands", ""))},
         }
     return {**view, "findings": [*_findings(view), *wrong]}
 
@@ -97,16 +102,9 @@ def _eviction(client: SyncClient) -> str:
         return ""
 
 
-def _leader(client: SyncClient, keys: Keys) -> dict[str, Any] | None:
-    value = client.get(keys.leader_lock)
-    if value is None:
-        return None
-    return {"instance": _name(str(value)), "until_ms": client.pttl(keys.leader_lock)}
-
-
-def _texts(found: Mapping[Any, Any]) -> dict[str, str]:
-    """Decoded, which the library's types do not know."""
-    return dict(found)
+def _leader(look: Look, keys: Keys) -> dict[str, Any] | None:
+    value = look.text(keys.leader_lock)
+    return None if value is None else {"instance": _name(value), "until_ms": look.ttl(keys.leader_lock)}
 
 
 def _name(lock: str) -> str:
@@ -114,9 +112,9 @@ def _name(lock: str) -> str:
     return lock.rpartition("|")[2]
 
 
-def _depths(client: SyncClient, keys: Keys, pool: str) -> dict[str, int]:
+def _depths(look: Look, keys: Keys, pool: str) -> dict[str, int]:
     queue = keys.queue(pool)
-    return {"ready": client.llen(queue.ready), "running": client.llen(queue.processing)}
+    return {"ready": look.length(queue.ready), "running": look.length(queue.processing)}
 
 
 def _findings(view: Mapping[str, Any]) -> list[str]:
@@ -128,12 +126,19 @@ def _findings(view: Mapping[str, Any]) -> list[str]:
         found.append("appendonly is no: what was acknowledged is lost when Redis restarts; see docs/redis.md")
     if view["eviction"] not in ("", "noeviction"):
         found.append(f"maxmemory-policy is {view['eviction']}: Redis may drop state; it has to be noeviction")
+    used, most = view["memory"]["used"], view["memory"]["most"]
+    if most and used >= most * FULL:
+        found.append(
+            f"{used >> 10} of {most >> 10} KiB of maxmemory are used: Redis refuses writes, or soon will; raise it"
+        )
     if view["role"] not in ("", "master"):
         found.append("this server is a replica: redis.url has to name the primary, or Sentinels")
     if abs(view["clock_offset_ms"]) > SKEW_MS:
         found.append(f"the clock of Redis is {view['clock_offset_ms']} ms off this machine's")
     if view["leader"] is not None and view["leader"]["until_ms"] == WITHOUT_END:
         found.append(_endless(Keys(view["prefix"]).leader_lock))
+    if view["leader"] is None and view["instances"]:
+        found.append(f"{len(view['instances'])} instances are there and none leads: `status` at one of them says why")
     twice = [shown(instance["id"]) for instance in view["instances"] if instance["shared_id"]]
     found += [f"several processes say that they are {id}: each needs its own SCHEDULER_INSTANCE_ID" for id in twice]
     if len({instance["config"] for instance in view["instances"]}) > 1:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from vmsh_scheduler.domain.health import AGENT_PREFIX
+from vmsh_scheduler.domain.job import AGENT_PREFIX
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, Millis
 from vmsh_scheduler.ports import Change

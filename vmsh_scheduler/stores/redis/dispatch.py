@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ from vmsh_scheduler.errors import NotLeading
 from vmsh_scheduler.ports import Claim, Clock, Place, Task
 from vmsh_scheduler.stores.redis import refusals
 from vmsh_scheduler.stores.redis.connect import Client, guarded
+from vmsh_scheduler.stores.redis.history import History
 from vmsh_scheduler.stores.redis.keys import AGENTS, Keys
 from vmsh_scheduler.stores.redis.scripts import Argument, Script
 from vmsh_scheduler.stores.redis.together import Together
@@ -20,17 +21,22 @@ from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
 BATCH = 200
 """Tasks that one script handles: a millisecond or two, so that nobody waits long for the server."""
 KIND = "agent_cycle"
+WAITED = 2
+"""For dispatch_mend.lua, where a queue would be: of this one nothing is seen but that it is waited for."""
 JOB_LEASE: Millis = 15_000
 
-_PUSH = Script("dispatch_push")
-_CLAIM = Script("dispatch_claim")
+_LOOK = "dispatch_look"
+"""What the others look at before they write."""
+_PUSH = Script("dispatch_push", _LOOK)
+_CLAIM = Script("dispatch_claim", _LOOK)
 _EXTEND = Script("dispatch_extend")
-_FINISH = Script("dispatch_finish")
-_LOST = Script("dispatch_lost")
+_FINISH = Script("dispatch_finish", _LOOK)
+_LOST = Script("dispatch_lost", _LOOK)
+_MEND = Script("dispatch_mend", _LOOK)
 _PLACES = Script("dispatch_places")
-_WITHDRAW = Script("dispatch_withdraw")
-_FORGET = Script("dispatch_forget")
-_FOREIGN = Script("dispatch_foreign")
+_WITHDRAW = Script("dispatch_withdraw", _LOOK)
+_FORGET = Script("dispatch_forget", _LOOK)
+_FOREIGN = Script("dispatch_foreign", _LOOK)
 
 Words = Sequence[Argument]
 """Of one task that ended, for the script."""
@@ -58,6 +64,7 @@ class RedisDispatch:
         self._clock = clock
         self._instance = instance
         self._job_lease = job_lease
+        self._history = History(client, keys)
         self._lock = ""
         self._token = uuid4().hex
         self._numbers = count(1)
@@ -141,6 +148,18 @@ class RedisDispatch:
             if int(looked) < BATCH:
                 return gone
 
+    async def mend(self, waited: Sequence[str]) -> Sequence[str]:
+        """See dispatch_mend.lua. The lists are read after the payloads, so what is on its way stands in one or is
+        looked at again there."""
+        lock = self._must_lead()
+        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock, self._exec_lease, self._keys.wake]
+        astray = [words for queue in (0, 1) for words in await self._astray(queue)]
+        astray += [(WAITED, id) for id in waited]
+        back: list[str] = []
+        for batch in _batches(astray):
+            back += await _MEND.run(self._client, keys, [lock, _json(LOST), *chain(*batch)])
+        return back
+
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
         queues = self._queues
         keys = [queues[2], queues[3], queues[7], queues[8], self._keys.outcomes, self._exec_lease]
@@ -148,12 +167,17 @@ class RedisDispatch:
         for batch in _batches(ids):
             words = await _PLACES.run(self._client, keys, [_json(LOST), *batch])
             found |= {id: Place(word) for id, word in zip(batch, words, strict=True)}
+        if Place.ABSENT in found.values() and await self._history.is_another():
+            return {id: Place.FORGOTTEN if place is Place.ABSENT else place for id, place in found.items()}
         return found
+
+    async def recovered(self) -> None:
+        await self._history.settle(self._must_lead())
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
         lock = self._must_lead()
         keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
-        keys += [self._agent_tasks, self._keys.agent_lease("")]
+        keys += [self._agent_tasks, self._keys.agent_lease(""), self._exec_lease]
         taken: list[str] = []
         for batch in _batches(ids):
             taken += await _WITHDRAW.run(self._client, keys, [lock, _json(WITHDRAWN), *batch])
@@ -193,6 +217,16 @@ class RedisDispatch:
         async for batch in self._foreign(keys[3], standing):
             back += int(await _FOREIGN.run(self._client, keys, [lock, *batch]))
         return back
+
+    async def _astray(self, queue: int) -> list[tuple[int, str]]:
+        """(queue, id) of each that is neither ready nor claimed, as it seems."""
+        ready, _, inflight, payloads, _ = self._queues[queue * 5 : queue * 5 + 5]
+        known = await guarded(_awaitable(self._client.hkeys(payloads)))
+        if not known:
+            return []
+        waiting = await guarded(_awaitable(self._client.lrange(ready, 0, -1)))
+        claimed = await guarded(_awaitable(self._client.zrangebyscore(inflight, "-inf", "+inf")))
+        return [(queue, id) for id in sorted({*known}.difference(waiting, claimed))]
 
     async def _foreign(self, payloads: str, standing: set[str]) -> AsyncIterator[list[Argument]]:
         """(id, owner, "1" if it stood in processing and is not ours), in batches; those without a payload last."""

@@ -35,6 +35,17 @@ PERMANENT = (
 )
 """Patterns of the names, without prefix, of keys that live without a TTL; every other key has one."""
 
+_QUEUE = {"": "list", "_processing": "list", "_inflight": "zset", "_payloads": "hash", "_task_owners": "hash"}
+_TYPES = {
+    **dict.fromkeys(("agents", "states", "specs:agent", "journal_base", "journal_heads"), "hash"),
+    **dict.fromkeys(("outcomes", "instances", "meta"), "hash"),
+    **dict.fromkeys(("leader_lock", "leader_fence", "specs_version"), "string"),
+    "agent_schedule": "zset",
+    "journal_recent": "stream",
+    "requests": "list",
+    **{f"{queue}{part}": type for queue in ("cycle_queue", "command_queue") for part, type in _QUEUE.items()},
+}
+"""Of every name that stands for one key, as the server calls it."""
 _FIXED = frozenset((*(name for name in PERMANENT if "*" not in name), "leader_lock"))
 _FAMILY = re.compile(
     r"(?s:exec_agent_tasks:.*:.*|exec_lease:.+|lease:.*:.*|callback_dedupe:.+:(?:done|lease)|quota:.+:[0-9]+"
@@ -76,6 +87,10 @@ class Keys:
 
     def named(self, name: str) -> str:
         return f"{self.prefix}:{name}"
+
+    def types(self) -> dict[str, str]:
+        """By full name, of every key that is not one of a family."""
+        return {self.named(name): type for name, type in _TYPES.items()}
 
     def is_ours(self, key: str) -> bool:
         """By its name alone, which another deployment's key may have too if its prefix begins with this one."""

@@ -15,11 +15,11 @@ Argument = str | int | float
 
 
 class Script:
-    """`scripts/<name>.lua`. Safe to run again: every script may be sent twice."""
+    """`scripts/<name>.lua`, behind `scripts/<before>.lua`. Safe to run again: every script may be sent twice."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, before: str = "") -> None:
         self.name = name
-        self.text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+        self.text = "".join(_text(part) for part in (before, name) if part)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, client: Client, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
@@ -38,3 +38,7 @@ class Script:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *args)
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")

@@ -26,6 +26,9 @@ Key = tuple[str, str]
 class RedisSpecs:
     """`refresh` before the first question. Whoever saved on an old picture is told by its version."""
 
+    trouble = ""
+    """Of a Redis that takes nothing the instance itself speaks (members.Members)."""
+
     def __init__(
         self,
         client: Client,

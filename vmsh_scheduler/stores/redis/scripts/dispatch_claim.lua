@@ -2,6 +2,10 @@
 -- KEYS: queue (ready, processing, inflight, payloads, owners), fence, "exec_lease:", "exec_agent_tasks:"
 -- ARGV: limit, lease ms, head of the lease's value, "1" = an answer to this claim was lost
 -- Answer: fence, then (id, payload) each
+local refused = refusal(1, nil, KEYS[7], 'LPOP', 'SET', 'ZADD', 'HDEL', 'SREM')
+if refused then
+  return refused
+end
 local limit, lease, head = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -17,14 +21,6 @@ local function take(id, payload)
   out[#out + 1] = payload
 end
 
-local function drop(id)
-  local owner = redis.call('HGET', KEYS[5], id)
-  if owner then
-    redis.call('SREM', KEYS[8] .. owner, id)
-    redis.call('HDEL', KEYS[5], id)
-  end
-end
-
 if ARGV[4] == '1' then
   for _, id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
     local held = redis.call('GET', KEYS[7] .. id)
@@ -35,18 +31,19 @@ if ARGV[4] == '1' then
   end
 end
 while (#out - 1) / 2 < limit do
-  local ids = redis.call('LPOP', KEYS[1], limit - (#out - 1) / 2)
-  if not ids or #ids == 0 then
+  local ids = redis.call('LRANGE', KEYS[1], 0, limit - (#out - 1) / 2 - 1)
+  if #ids == 0 then
     break
   end
   for _, id in ipairs(ids) do
     local payload = redis.call('HGET', KEYS[4], id)
     if not payload then
-      drop(id)
+      drop(KEYS[5], KEYS[8], id)
     elseif redis.call('EXISTS', KEYS[7] .. id) == 0 then
       redis.call('RPUSH', KEYS[2], id)
       take(id, payload)
     end
   end
+  redis.call('LPOP', KEYS[1], #ids)
 end
 return out

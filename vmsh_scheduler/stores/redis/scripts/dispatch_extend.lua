@@ -11,7 +11,8 @@ for i = 2, #ARGV, 3 do
   local mine = held and string.sub(held, 1, #head) == head
   if mine then
     redis.call('PEXPIRE', KEYS[3] .. id, lease)
-    redis.call('ZADD', KEYS[tonumber(ARGV[i]) + 1], 'XX', now + lease, id)
+    -- the lease is what counts; whoever looks for lost claims says so if this may not be written
+    redis.pcall('ZADD', KEYS[tonumber(ARGV[i]) + 1], now + lease, id)
   end
   out[#out + 1] = mine and 1 or 0
 end

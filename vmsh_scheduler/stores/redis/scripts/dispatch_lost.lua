@@ -6,6 +6,10 @@
 if redis.call('GET', KEYS[12]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
+local refused = refusal(2, 11, KEYS[13], 'ZREM', 'ZADD', 'LREM', 'HDEL', 'SREM')
+if refused then
+  return refused
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local out, looked, requeued = {}, 0, false
@@ -16,23 +20,19 @@ for q = 0, 5, 5 do
       redis.call('ZADD', KEYS[q + 3], now + math.max(1000, redis.call('PTTL', KEYS[13] .. id)), id)
     else
       local payload = redis.call('HGET', KEYS[q + 4], id)
-      redis.call('ZREM', KEYS[q + 3], id)
-      redis.call('LREM', KEYS[q + 2], 1, id)
       if payload and not string.find(payload, '"vmsh":', 1, true) then
         redis.call('RPUSH', KEYS[q + 1], id)
         requeued = true
       else
-        local owner = redis.call('HGET', KEYS[q + 5], id)
-        if owner then
-          redis.call('SREM', KEYS[14] .. owner, id)
-          redis.call('HDEL', KEYS[q + 5], id)
-        end
-        redis.call('HDEL', KEYS[q + 4], id)
-        if payload then
-          redis.call('HSET', KEYS[11], id, ARGV[3])
+        -- also where the payload was removed by hand: somebody may wait for it. One that ended keeps how.
+        if redis.call('HSETNX', KEYS[11], id, ARGV[3]) == 1 then
           out[#out + 1] = id
         end
+        redis.call('HDEL', KEYS[q + 4], id)
+        drop(KEYS[q + 5], KEYS[14], id)
       end
+      redis.call('LREM', KEYS[q + 2], 1, id)
+      redis.call('ZREM', KEYS[q + 3], id)
     end
   end
 end

@@ -8,10 +8,12 @@ for i = 2, #ARGV do
   local place = 'absent'
   if outcome then
     place = outcome == ARGV[1] and 'lost' or 'ended'
+  elseif redis.call('EXISTS', KEYS[6] .. id) == 1 then
+    place = 'claimed'
   else
     for q = 0, 2, 2 do
       if redis.call('ZSCORE', KEYS[q + 1], id) then
-        place = redis.call('EXISTS', KEYS[6] .. id) == 1 and 'claimed' or 'lost'
+        place = 'lost'
       elseif redis.call('HEXISTS', KEYS[q + 2], id) == 1 then
         place = 'ready'
       end

@@ -5,14 +5,22 @@
 if redis.call('GET', KEYS[12]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
+local refused = refusal(2, 11, KEYS[14], 'SET', 'HDEL')
+if refused then
+  return refused
+end
 for i = 4, #ARGV, 4 do
   local q, id, owner = tonumber(ARGV[i]) * 5, ARGV[i + 1], ARGV[i + 2]
   if redis.call('HEXISTS', KEYS[q + 4], id) == 0 and redis.call('HEXISTS', KEYS[11], id) == 0 then
     redis.call('HSET', KEYS[q + 4], id, ARGV[i + 3])
-    redis.call('RPUSH', KEYS[q + 1], id)
+    local ready = redis.pcall('RPUSH', KEYS[q + 1], id)
+    if type(ready) == 'table' then
+      redis.call('HDEL', KEYS[q + 4], id)
+      return ready
+    end
     if owner ~= '' then
       redis.call('HSET', KEYS[q + 5], id, owner)
-      redis.call('SADD', KEYS[13] .. owner, id)
+      redis.pcall('SADD', KEYS[13] .. owner, id)
       redis.call('SET', KEYS[14] .. owner, ARGV[3], 'PX', ARGV[2])
     end
   end
