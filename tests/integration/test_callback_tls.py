@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from cryptography import x509
@@ -14,9 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.sink import Sink
+from tests.support.sink import Sink, sink
 from vmsh_scheduler.net.calls import CallFailed
 from vmsh_scheduler.net.client import HttpClient
+from vmsh_scheduler.net.connection import Connection
 
 Record = Callable[[str, object], None]
 
@@ -123,3 +125,20 @@ async def test_w6_bites_the_old_server_is_there_for_who_takes_it(tmp_path: Path,
         _, writer = await asyncio.open_connection("127.0.0.1", consumer.port, ssl=lenient, server_hostname="localhost")
         assert writer.get_extra_info("ssl_object").version() == version.name.replace("_", ".")
         writer.close()
+
+
+async def test_a_call_that_is_given_up_as_its_handshake_ends_spoils_no_other(tmp_path: Path) -> None:
+    """Its descriptor is closed, and the next connection has the same number."""
+    pem, made = certificate(tmp_path), Connection.connection_made
+    client = HttpClient(tls=ssl.create_default_context(cafile=str(pem)))
+
+    def given_up(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        call.cancel()
+
+    async with server(pem) as slow, sink() as other:
+        call = asyncio.create_task(client.post(f"https://localhost:{slow.port}/", b"{}", {}, timeout_s=5, trusted=True))
+        with mock.patch.object(Connection, "connection_made", given_up), pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await client.post(other.url, b"{}", {}, timeout_s=5, trusted=True)).status == 200
+        await client.close()

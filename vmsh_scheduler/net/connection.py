@@ -99,6 +99,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
+        del (
+            self._parser
+        )  # each holds the other: what it joined of a header would stay until the next search for garbage
         if self._done is None or self._done.done():
             return
         if not self._answer.status:

@@ -146,11 +146,11 @@ class Pool:
         )
         tls = self._tls() if place.tls else None
         name = place.host.rstrip(".") if place.tls else None
+        connection = Connection(loop)
         try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop), sock=sock, ssl=tls, server_hostname=name
-            )
+            await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=name)
         except BaseException:
+            connection.close()  # given up as its handshake ended, it would watch what has this descriptor next
             sock.close()
             raise
         self._open.add(connection)
