@@ -49,6 +49,7 @@ def test_s8_no_sync_of_a_tick_may_fail_unseen(tmp_path: Path, record_property: R
 def test_s8_a_tick_on_a_disk_that_takes_nothing_starts_nothing(tmp_path: Path, record_property: Record) -> None:
     played = ticks(tmp_path)
     played.site.place.cli("tick").ok()
+    played.next_slot()
     before = len(played.site.entries())
     code = played.run(tmp_path / "calls", ("-f", "-bexecve", f"-etrace={SYNCS}", f"-einject={SYNCS}:error=EIO"))
     assert code == os.EX_IOERR

@@ -34,10 +34,14 @@ class Ticks:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         with gated("tick", cwd=self.site.place.root, env=environ) as standing:
-            newest = self.site.starts(self.cadence)[-1].slot
-            until(lambda: time.time() * SECOND >= newest + SECOND, "the next slot")
+            self.next_slot()
             with traced(standing.threads[MAIN], log, *options):
                 return standing.go_on()
+
+    def next_slot(self) -> None:
+        """Before it there is nothing for a tick to do."""
+        newest = self.site.starts(self.cadence)[-1].slot
+        until(lambda: time.time() * SECOND >= newest + SECOND, "the next slot")
 
     def play(self, point: Point, *inject: str) -> int:
         """The exit code of a tick with this fault; whatever it is, the next start must find a state that was."""
