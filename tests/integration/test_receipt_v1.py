@@ -9,7 +9,7 @@ import pytest
 import referencing
 
 from vmsh_scheduler.anchors import receipts
-from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.failures import Corrupt, Invalid
 from vmsh_scheduler.anchors.receipt_v1 import manifest_v1, receipt_v1
 from vmsh_scheduler.domain.batch import Batch, hash_text
 from vmsh_scheduler.errors import NotFound, Usage
@@ -130,6 +130,19 @@ def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:
     put(tmp_path, {**EVM, "ts": 10**15}, batch="1700000009")
     with pytest.raises(Invalid, match="no time"):
         receipt_v1(tmp_path, "1700000009")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"depth": "3"}, {"need": None}, {"status": ["final"]}, {"via": "x"}, {"via": {"root": 1}}, {"via": {}}],
+    ids=str,
+)
+def test_a_receipt_that_somebody_made_up_is_no_traceback(tmp_path: Path, change: dict[str, Any]) -> None:
+    """With a digest of its own."""
+    put(tmp_path, {**EVM, **change})
+    for read in (receipt_v1, manifest_v1):
+        with pytest.raises(Corrupt, match="odd status, depth, need or via"):
+            read(tmp_path, "1700000000")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,16 @@ def of_batch(out: Path, batch_id: str) -> Document:
         raise Corrupt(f"{path}: {error.message}", hint=_RESTORE) from None
     if lacking := [name for name in _TEXTS if not isinstance(document.get(name), str)]:
         raise Corrupt(f"{path}: receipt lacks {', '.join(lacking)}", hint=_RESTORE)
+    if not all(map(_is_whole, document["anchors"])):
+        raise Corrupt(f"{path}: receipt has an anchor with an odd status, depth, need or via", hint=_RESTORE)
     return document
+
+
+def _is_whole(anchor: Document) -> bool:
+    """Also in what may stand beside `is_attestation`."""
+    numbers, via = (anchor.get(name, 0) for name in ("depth", "need")), anchor.get("via", {})
+    leads = "via" not in anchor or (isinstance(via, dict) and is_hash(via.get("root")))
+    return leads and isinstance(anchor.get("status", ""), str) and all(type(number) is int for number in numbers)
 
 
 def alone(out: Path, batch_id: str) -> str:
