@@ -1,5 +1,6 @@
 """scheduler.db: exactly the logged rows, provably untouched, and never in the way of scheduling."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -232,6 +233,32 @@ async def test_a_journal_that_is_gone_is_a_finding_unless_nothing_was_ever_writt
     (finding,) = reader(tmp_path).verify()
     assert f"{tmp_path / 'scheduler.db'} is gone" in finding
     await open_store(tmp_path / "scheduler.json", FixedClock()).close()
+    assert reader(tmp_path).verify() == []
+
+
+async def test_a_gap_that_an_older_journal_put_back_leaves_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logs that held the rows between are gone; those that are left are taken."""
+    monkeypatch.setattr("vmsh_scheduler.stores.local.log.LogFile.__init__.__kwdefaults__", {"rotate_at": 400})
+    await filled(tmp_path, 2)
+    older = (tmp_path / "scheduler.db").read_bytes()
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    for n in range(2, 6):
+        await fill(store, [n])
+        assert store.journal.flush()
+        await store.states.save()
+    await store.close()
+    assert store.troubles() == ()
+    remove(tmp_path)
+    (tmp_path / "scheduler.db").write_bytes(older)
+    store = open_store(tmp_path / "scheduler.json", FixedClock())
+    assert store.journal.flush()
+    await fill(store, [6])
+    await store.close()
+    (finding,) = store.troubles()
+    assert re.fullmatch(r"scheduler\.db lacks rows: scheduler\.\d+\.wal is missing", finding)
+    assert [row.at - NOW for row in reader(tmp_path).decisions()] == [6, 5, 1, 0]
     assert reader(tmp_path).verify() == []
 
 

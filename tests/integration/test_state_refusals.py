@@ -2,16 +2,19 @@
 
 import asyncio
 import errno
+import gc
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.contract.world import decision
 from tests.support.builders import NOON, cadence
-from tests.support.statefiles import looked_at, opened
+from tests.support.statefiles import FaultyDisk, looked_at, named, nothing_new, opened, rows
 from tests.support.world import World
 from vmsh_scheduler.domain.job import Job, Overlap
 from vmsh_scheduler.domain.retry import ErrorClass
@@ -205,3 +208,99 @@ async def test_s8_nothing_begins_upon_an_outcome_that_may_be_refused(tmp_path: P
     world.executor.finish(world.executor.runs[2])
     await eventually(lambda: world.state().succeeded == 3, world)
     await store.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EACCES])
+async def test_s8_what_filled_a_log_is_acknowledged_though_no_new_one_can_be_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """It is on disk, and in the journal: what is told as refused would be in force at the next start."""
+    monkeypatch.setattr("vmsh_scheduler.stores.local.log.LogFile.__init__.__kwdefaults__", {"rotate_at": 400})
+    store = opened(tmp_path)
+    await store.states.apply([Change("a/b", JobState(level=0))])
+    with nothing_new(error):
+        full = JobState(level=1, last_error="x" * 400)
+        await asyncio.gather(
+            store.states.apply([Change("c/d", JobState(level=1))]),
+            store.states.apply([Change("a/b", full, (decision("a/b", 1),))]),
+        )
+        for level in (2, 3):
+            with pytest.raises(StateWriteFailed, match="cannot be begun"):
+                await store.states.apply([Change("a/b", JobState(level=level))])
+        assert store.states.all() == {"a/b": full, "c/d": JobState(level=1)}
+        assert looked_at(tmp_path).states == store.states.all()
+    await store.states.apply([Change("a/b", JobState(level=4))])
+    await store.close()
+    assert looked_at(tmp_path).states == {"a/b": JobState(level=4), "c/d": JobState(level=1)}
+    assert len(rows(tmp_path).decisions()) == 1
+
+
+async def test_s8_what_was_written_before_a_torn_line_is_acknowledged_though_no_new_log_can_be_begun(
+    tmp_path: Path,
+) -> None:
+    """The torn line cannot be taken back either, which is the end of its log."""
+
+    def write(fd: int, data: memoryview) -> int:
+        if b"torn" in bytes(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(fd, data)
+
+    def truncate(fd: int, size: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = opened(tmp_path, Disk(write=write, truncate=truncate))
+    await store.states.apply([Change("a/b", JobState(level=0))])
+    with nothing_new(errno.ENOSPC):
+        whole, torn = await asyncio.gather(
+            store.states.apply([Change("a/b", JobState(level=1))]),
+            store.states.apply([Change("torn", JobState(level=1))]),
+            return_exceptions=True,
+        )
+        assert (whole, type(torn)) == (None, StateWriteFailed)
+        assert looked_at(tmp_path).states == store.states.all() == {"a/b": JobState(level=1)}
+    await store.close()
+
+
+async def test_s8_a_log_that_ends_in_a_torn_line_is_left_without_a_sync_in_the_loop(tmp_path: Path) -> None:
+    """While a sync of it hangs: nobody waits for that but those whose lines it takes."""
+    stuck = StuckDisk()
+
+    def truncate(fd: int, size: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = opened(tmp_path, replace(stuck.disk, truncate=truncate))
+    await store.states.apply([Change("a/b", JobState(level=0))])
+    stuck.stick()
+    first = asyncio.ensure_future(store.states.apply([Change("a/b", JobState(level=1))]))
+    await eventually(lambda: stuck.hanging)
+    stuck.full = True
+    begun = time.monotonic()
+    with pytest.raises(StateWriteFailed, match="No space left"):
+        await store.states.apply([Change("c/d", JobState(level=1))])
+    assert time.monotonic() - begun < 5, "the loop stood still for a disk that hangs"
+    stuck.full = False
+    stuck.free()
+    await first
+    await store.states.apply([Change("e/f", JobState(level=1))])
+    sure = {"a/b": JobState(level=1), "e/f": JobState(level=1)}
+    assert store.states.all() == looked_at(tmp_path).states == sure
+    assert named(tmp_path, "*.2.wal")
+    await store.close()
+
+
+async def test_s8_a_round_of_syncs_outlives_a_line_that_is_torn_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits for a shared sync is written when that begins."""
+    faulty = FaultyDisk(errno.ENOSPC)
+    store = opened(tmp_path, Disk(write=faulty.disk.write, truncate=faulty.disk.truncate))
+    await store.states.apply([Change("a/b", JobState(level=0))])
+    faulty.broken |= {"write", "truncate"}
+    with pytest.raises(StateWriteFailed, match="cannot be written"):
+        await store.states.apply([Change("a/b", JobState(level=1))], soon=True)
+    faulty.broken.clear()
+    await store.states.apply([Change("a/b", JobState(level=2))], soon=True)
+    await store.close()
+    gc.collect()
+    assert caplog.text == "", "a task of the loop has failed"
+    assert looked_at(tmp_path).states == {"a/b": JobState(level=2)}

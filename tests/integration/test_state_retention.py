@@ -10,9 +10,9 @@ from tests.contract.world import NOW, FixedClock
 from tests.integration.test_state_journal import edit, fill, reader
 from tests.support.world import ToldClock
 from vmsh_scheduler.domain.trigger import DAY, HOUR
-from vmsh_scheduler.stores.local import journal, retention
+from vmsh_scheduler.stores.local import database, journal, retention
 from vmsh_scheduler.stores.local.database import connect_writer
-from vmsh_scheduler.stores.local.directory import open_directory
+from vmsh_scheduler.stores.local.directory import StateDirectory, open_directory
 from vmsh_scheduler.stores.local.retention import Retention
 from vmsh_scheduler.stores.local.store import LocalStore, open_store
 
@@ -205,6 +205,37 @@ async def test_t2_a_clock_that_was_behind_ends_no_retention(tmp_path: Path) -> N
     assert kept(tmp_path) == [19, 18, 17, 16, 15, 14, 13, 12]
 
 
+async def test_t1_a_row_that_a_clock_ahead_dated_keeps_no_older_ones(tmp_path: Path) -> None:
+    """It is as old as the next row that can be right, also where it is a job's first."""
+    clock = ToldClock(NOW)
+    store = open_store(tmp_path / "scheduler.json", clock, keep=Retention(days=5))
+    clock.step(900 * DAY)
+    await fill(store, [clock.wall - NOW])
+    clock.step(-900 * DAY)
+    await days(store, clock, 20)
+    await store.close()
+    assert kept(tmp_path) == [19, 18, 17, 16, 15, 14]
+    assert reader(tmp_path).verify() == []
+
+
+@pytest.mark.parametrize("behind", [400 * DAY, 900 * DAY])
+async def test_t2_two_clocks_that_were_behind_cost_no_history(tmp_path: Path, behind: int) -> None:
+    """By the second one everything that is right lies ahead, and what the first one dated is old."""
+    clock = ToldClock(NOW)
+    store = open_store(tmp_path / "scheduler.json", clock, keep=Retention(days=5))
+    await days(store, clock, 7)
+    clock.step(-behind)
+    await fill(store, [clock.wall - NOW])
+    clock.step(behind - 300 * DAY)
+    clock.move(HOUR)
+    await fill(store, [clock.wall - NOW])
+    taken(store)
+    clock.step(300 * DAY)
+    await fill(store, [clock.wall - NOW])
+    await store.close()
+    assert records(tmp_path) == []
+
+
 async def test_t1_a_clock_that_is_set_is_no_reason_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour of elapsed time is, whatever the clock says meanwhile."""
     looks: list[int] = []
@@ -218,3 +249,41 @@ async def test_t1_a_clock_that_is_set_is_no_reason_to_look(tmp_path: Path, monke
         taken(store)
     assert looks == [NOW, NOW - HOUR]
     await store.close()
+
+
+async def test_r6_a_look_at_the_chain_while_rows_go_finds_nothing_amiss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go, and their record comes, when the records were read and the rows are about to be."""
+    await lived(tmp_path, "a/b", 2, Retention())
+    connect = database.connect_reader
+    pruned: list[bool] = []
+
+    def prune(statement: str) -> None:
+        if statement.startswith("SELECT job, seq, kind"):
+            with closing(connect_writer(open_directory(tmp_path / "scheduler.json"), NOW)) as beside:
+                pruned.append(retention.prune(beside, Retention(rows=10), NOW))
+
+    def traced(directory: StateDirectory) -> sqlite3.Connection | None:
+        connection = connect(directory)
+        if connection is not None:
+            connection.set_trace_callback(prune)
+        return connection
+
+    monkeypatch.setattr(database, "connect_reader", traced)
+    assert reader(tmp_path).verify() == []
+    assert pruned == [True]
+    assert records(tmp_path) != []
+
+
+async def test_r6_no_look_takes_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of many jobs, whose rows go together."""
+    for job in ("a/b", "c/d", "e/f"):
+        await lived(tmp_path, job, 3, Retention())
+    monkeypatch.setattr(retention, "AT_ONCE", 1000)
+    looks = []
+    with closing(connect_writer(open_directory(tmp_path / "scheduler.json"), NOW)) as connection:
+        while not retention.prune(connection, Retention(rows=10), NOW):
+            looks.append(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+    assert looks == [1700, 700]
+    assert reader(tmp_path).verify() == []

@@ -150,6 +150,17 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read inside is of one moment, though somebody writes meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
 def head(connection: sqlite3.Connection, job: str) -> Link:
     found = connection.execute("SELECT seq, hash FROM heads WHERE job = ?", (job,)).fetchone()
     return Link(*found) if found else Link()

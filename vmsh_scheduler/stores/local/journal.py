@@ -214,9 +214,7 @@ class SqliteJournal(JournalReader):
         target, handed = self._take_handed()
         start = database.position(connection)
         if start > target:
-            self.findings.append(
-                "the journal knew of changes that the log does not hold; it goes on from the log's end"
-            )
+            self._find("the journal knew of changes that the log does not hold; it goes on from the log's end")
             start = self._first_end
         facts: Sequence[Fact] = ()
         if start < target:
@@ -237,9 +235,7 @@ class SqliteJournal(JournalReader):
         left."""
         if self._connection is not None and database.identity(self._directory) != self._identity:
             self._disconnect()
-            gone = f"{self._directory.database} was taken away; begun anew from the logs that are left"
-            if gone not in self.findings:
-                self.findings.append(gone)
+            self._find(f"{self._directory.database} was taken away; begun anew from the logs that are left")
         if self._connection is None:
             self._connection = database.connect_writer(self._directory, self._clock.now())
             self._identity = database.identity(self._directory)
@@ -251,12 +247,19 @@ class SqliteJournal(JournalReader):
             return self._target, handed
 
     def _logged(self, start: Position, target: Position) -> Sequence[Fact]:
-        """Raises StateUnreadable for a log that was cut since: its rows are late, never passed over."""
+        """Raises StateUnreadable for a log that was cut since: its rows are late, never passed over. Those of one
+        that is gone or damaged cannot come any more."""
         tail = read_tail(self._directory, start, target)
         if tail.end != target:
             where = "; ".join(tail.notes) or f"{self._directory.wal(tail.end.gen)} ends at byte {tail.end.offset}"
             raise StateUnreadable(f"the log holds less than was written: {where}")
+        for note in tail.notes:
+            self._find(f"{self._directory.database} lacks rows: {note}")
         return [fact for record in tail.records for fact in facts_of(record)]
+
+    def _find(self, finding: str) -> None:
+        if finding not in self.findings:
+            self.findings.append(finding)
 
     def _stored_much(self, more: int) -> bool:
         self._since_prune += more
@@ -297,8 +300,9 @@ def _joined(handed: Sequence[Stretch], start: Position, target: Position) -> Seq
 
 
 def _verify(connection: sqlite3.Connection, job: str) -> list[str]:
-    findings = check(job, *database.chain_of(connection, job))
-    wrong = database.misfiled(connection, job)
+    with database.moment(connection):
+        findings = check(job, *database.chain_of(connection, job))
+        wrong = database.misfiled(connection, job)
     return findings + [f"{job}: row {seq} is filed under another time or run than it says" for seq in wrong]
 
 

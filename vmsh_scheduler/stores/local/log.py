@@ -54,12 +54,13 @@ class LogFile:
         self._disk = directory.disk
         self._rotate_at = rotate_at
         self._fd = -1
+        self._torn = False
         self._last_gen = max([after.gen, *directory.generations()])
 
     @property
     def ready(self) -> bool:
         """False: `begin` comes before the next append."""
-        return self._fd >= 0 and self.written.offset < self._rotate_at
+        return self._fd >= 0 and not self._torn and self.written.offset < self._rotate_at
 
     def append(self, lines: list[Line]) -> None:
         """All of them or none, into the page cache. Raises StateWriteFailed."""
@@ -125,7 +126,7 @@ class LogFile:
         """Nothing is written to this file any more."""
         with suppress(OSError):
             self.close()
-        self._fd = -1
+        self._fd, self._torn = -1, False
 
     def _advance(self, position: Position, lines: list[Line]) -> None:
         before, self.synced = self.synced, position
@@ -143,7 +144,7 @@ class LogFile:
         try:
             self._disk.truncate(self._fd, good.offset)
         except OSError:
-            self._finish()
+            self._torn = True
 
     def _failed(self, what: str, error: OSError) -> StateWriteFailed:
         path = self._directory.path / self._directory.wal(self._last_gen)

@@ -55,6 +55,13 @@ class _Rows(NamedTuple):
         return self.last - self.first + 1
 
 
+class _Ages(NamedTuple):
+    oldest: Millis
+    """To be kept."""
+    newest: Millis
+    """That can be right."""
+
+
 def prune(connection: sqlite3.Connection, keep: Retention, now: Millis) -> bool:
     """Segments by count and age, then by size; False: it was enough for once, and there is more to do."""
     left = AT_ONCE - _cut_all(connection, _outlived(connection, keep, now), AT_ONCE, now)
@@ -68,18 +75,18 @@ def prune(connection: sqlite3.Connection, keep: Retention, now: Millis) -> bool:
 
 
 def _outlived(connection: sqlite3.Connection, keep: Retention, now: Millis) -> Iterator[Cut]:
-    oldest = min(now - keep.days * DAY, _lived(connection, keep.days + SPARE_DAYS))
+    ages = _ages(connection, keep, now)
     for job in _jobs(connection):
         upto = job.last - keep.rows if job.kept >= keep.rows + SEGMENT else 0
-        upto = max(upto, _aged(connection, job.job, oldest))
+        upto = max(upto, _aged(connection, job.job, ages))
         if upto >= job.first:
-            yield Cut(job.job, job.first, min(upto, job.first + AT_ONCE - 1))
+            yield Cut(job.job, job.first, upto)
 
 
 def _oldest(connection: sqlite3.Connection, share: float) -> Iterator[Cut]:
     """The same share of every job's rows, of the longest first, but nobody's last one."""
     for job in sorted(_jobs(connection), key=lambda job: -job.kept):
-        upto = min(job.first + int((job.kept - 1) * share), job.last - 1, job.first + AT_ONCE - 1)
+        upto = min(job.first + int((job.kept - 1) * share), job.last - 1)
         if upto >= job.first:
             yield Cut(job.job, job.first, upto)
 
@@ -94,29 +101,43 @@ def _lived(connection: sqlite3.Connection, days: int) -> Millis:
     return int(found[0]) * DAY if found else 0
 
 
-def _aged(connection: sqlite3.Connection, job: str, oldest: Millis) -> int:
-    """Newest row of those too old, once some are a whole day past it: at most one segment a day."""
-    first = connection.execute("SELECT at FROM entries WHERE job = ? ORDER BY seq LIMIT 1", (job,)).fetchone()
-    if first is None or first[0] >= oldest - DAY:
+def _ages(connection: sqlite3.Connection, keep: Retention, now: Millis) -> _Ages:
+    """By the clock and by the days on which rows were written, so that a clock set wrong for a while moves neither."""
+    oldest = min(now - keep.days * DAY, _lived(connection, keep.days + SPARE_DAYS))
+    return _Ages(oldest, max(now, _lived(connection, SPARE_DAYS + 1) + DAY))
+
+
+def _aged(connection: sqlite3.Connection, job: str, ages: _Ages) -> int:
+    """Newest row of those too old, once some are a whole day past it: at most one segment a day. What a clock far ahead
+    dated is as old as the next row that can be right."""
+    first = connection.execute(
+        "SELECT at FROM entries WHERE job = ? AND at <= ? ORDER BY seq LIMIT 1", (job, ages.newest)
+    ).fetchone()
+    if first is None or first[0] >= ages.oldest - DAY:
         return 0
     found = connection.execute(
-        "SELECT coalesce(min(seq) - 1, (SELECT seq FROM heads WHERE job = ?1)) "
-        "FROM entries WHERE job = ?1 AND at >= ?2",
-        (job, oldest),
+        "SELECT coalesce(max(seq), 0) FROM entries WHERE job = ?1 AND at < ?2 AND seq < coalesce("
+        "(SELECT min(seq) FROM entries WHERE job = ?1 AND at BETWEEN ?2 AND ?3), "
+        "(SELECT seq + 1 FROM heads WHERE job = ?1))",
+        (job, *ages),
     ).fetchone()
     return int(found[0])
 
 
 def _cut_all(connection: sqlite3.Connection, cuts: Iterable[Cut], most: int, now: Millis) -> int:
-    """How many rows went."""
+    """How many rows went; the last cut is shortened."""
     gone, rest = 0, iter(cuts)
     while gone < most and (some := list(islice(rest, TOGETHER))):
         with transaction(connection):
-            gone += sum(_cut(connection, cut, now) for cut in some)
+            for cut in some:
+                shortened = cut._replace(upto=min(cut.upto, cut.first + most - gone - 1))
+                gone += _cut(connection, shortened, now)
     return gone
 
 
 def _cut(connection: sqlite3.Connection, cut: Cut, now: Millis) -> int:
+    if cut.upto < cut.first:
+        return 0
     prev = connection.execute("SELECT prev FROM entries WHERE job = ? AND seq = ?", (cut.job, cut.first)).fetchone()
     head = connection.execute("SELECT hash FROM entries WHERE job = ? AND seq = ?", (cut.job, cut.upto)).fetchone()
     if prev is None or head is None:

@@ -38,8 +38,8 @@ class Wal:
         self.trouble = ""
         """Why a file was given up: the disk under it may be dying."""
         self._log = log
-        self._waiting: list[Entry] = []
-        """Written; told once synced."""
+        self._waiting: list[tuple[Position, Entry]] = []
+        """Written up to there; told once that is synced."""
         self._queued: list[Entry] = []
         """Not written yet: in no hurry, or a new file is being begun."""
         self._hurried = 0
@@ -93,8 +93,14 @@ class Wal:
         except StateWriteFailed as error:
             self._tell(entries, error)
             return
-        self._waiting += [entry for entry in entries if entry.durable]
+        self._waiting += [(self._log.written, entry) for entry in entries if entry.durable]
         self._tell([entry for entry in entries if not entry.durable])
+
+    def _tell_synced(self) -> None:
+        """What is on disk is never told as refused, whatever fails after it."""
+        synced = [entry for position, entry in self._waiting if position <= self._log.synced]
+        del self._waiting[: len(synced)]
+        self._tell(synced)
 
     def _tell(self, entries: list[Entry], error: StateWriteFailed | None = None) -> None:
         for entry in entries:
@@ -132,21 +138,20 @@ class Wal:
             return
         if self._queued:
             self._write_all([])
-        batch, self._waiting = self._waiting, []
         position, lines = self._log.written, len(self._log.lines)
         try:
             await self._timed(self._log.sync)
         except OSError as error:
             self.trouble = f"a log could not be synced ({error.strerror}); a new one was begun, see dmesg"
-            self._waiting = batch + self._waiting
             self._log.abandon()
             await self._begin()
             return
         self._log.reached(position, lines)
-        self._tell(batch)
+        self._tell_synced()
 
     async def _begin(self) -> None:
-        """A new file that holds whatever is in doubt; if there can be none, everything that waits fails."""
+        """A new file that holds whatever is in doubt; if there can be none, everything fails that the old one does not
+        hold for sure."""
         self._beginning = True
         error = None
         try:
@@ -154,13 +159,13 @@ class Wal:
         except StateWriteFailed as failure:
             error = failure
         self._beginning = False
-        waiting, self._waiting = self._waiting, []
-        self._tell(waiting, error)
+        self._tell_synced()
         if error is None:
             self._write_all([])
             return
-        queued, self._queued = self._queued, []
-        self._tell(queued, error)
+        refused = [*(entry for _, entry in self._waiting), *self._queued]
+        self._waiting, self._queued = [], []
+        self._tell(refused, error)
 
     async def _timed(self, work: Callable[[], None]) -> None:
         """One wait for the disk, counted: what a slow one costs has to be seen."""
