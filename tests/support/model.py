@@ -34,6 +34,8 @@ class Saved(NamedTuple):
     ready: Millis
     cause: str
     fired: bool
+    attempt: int
+    tried: str
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Model:
     """Of the last run that did not succeed."""
     closed: Millis = 0
     """The newest slot that was closed."""
-    running: Run | None = None
+    runs: list[Run] = field(default_factory=list)
     queued: bool = False
     paused: bool = False
     held: Run | None = None
@@ -85,11 +87,27 @@ class Model:
     def used(self) -> Millis:
         return max(self.closed, self.open or 0)
 
+    @property
+    def running(self) -> Run | None:
+        """The newest of its runs."""
+        return self.runs[-1] if self.runs else None
+
+    @property
+    def allow(self) -> bool:
+        return self.job.policy.overlap is Overlap.ALLOW
+
+    @property
+    def trying(self) -> bool:
+        """The open slot itself runs."""
+        return self.open in [run.slot for run in self.runs]
+
     def save(self) -> None:
-        self.saved = Saved(self.label, self.due, self.open, self.ready, self.cause, self.fired)
+        self.saved = Saved(
+            self.label, self.due, self.open, self.ready, self.cause, self.fired, self.attempt, self.tried
+        )
 
     def restore(self) -> None:
-        self.label, self.due, self.open, self.ready, self.cause, self.fired = self.saved
+        self.label, self.due, self.open, self.ready, self.cause, self.fired, self.attempt, self.tried = self.saved
         self.queued = False
 
     def look(self, now: Millis) -> bool:
@@ -107,8 +125,8 @@ class Model:
         return self.job.enabled and now >= self.ready and self.free()
 
     def free(self) -> bool:
-        busy = self.running or self.queued or self.paused or self.held
-        return self.open is not None and not busy
+        busy = self.trying if self.allow else bool(self.runs)
+        return self.open is not None and not (busy or self.queued or self.paused or self.held)
 
     def passed(self, now: Millis) -> Iterator[Millis]:
         if now < self.due:
@@ -121,7 +139,7 @@ class Model:
 
     def waits(self) -> bool:
         """True: what has passed is decided when the run or the queue before it is over."""
-        if not self.running and not self.queued:
+        if not self.queued and (self.allow or not self.running):
             return False
         if self.job.policy.overlap is Overlap.WAIT:
             return True
@@ -135,8 +153,8 @@ class Model:
             (self.paused, ("skipped", "paused")),
             (self.held is not None, ("deferred", "held")),
             (self.queued, ("skipped", "capacity")),
-            (self.running is not None, ("skipped", "overlap")),
-            (self.open is not None, ("deferred", "backoff")),
+            (self.running is not None and not self.allow, ("skipped", "overlap")),
+            (self.open is not None and not self.trying, ("deferred", "backoff")),
         )
         return next((why for holds, why in reasons if holds), None)
 
@@ -236,7 +254,8 @@ class Model:
             self.attempt, self.fired, self.cause = 0, False, "new_root"
 
     def begin(self, run: Run) -> None:
-        self.running, self.queued, self.tried = run, False, self.root if self.job.subject else ""
+        self.runs.append(run)
+        self.queued, self.tried = False, self.root if self.job.subject else ""
         self.attempt += 1
         if not self.fired:
             self.tell([run.slot], "fired", self.cause)
@@ -257,13 +276,16 @@ class Model:
             self.plan(self.label - self.every)
         self.save()
 
-    def end(self, outcome: Outcome, now: Millis) -> None:
-        self.now, run, self.running = now, self.running, None
-        assert run is not None
+    def end(self, run: Run, outcome: Outcome, now: Millis) -> None:
+        self.now, mine = now, run.slot == self.open
+        self.runs.remove(run)
         self.kind = outcome.error.value if outcome.error else ""
         if outcome.status is Status.OK:
             self.covered = run.found.digest if run.found else ""
-            self.shut()
+            self.closed = max(self.closed, run.slot)
+            self.shut() if mine else None
+        elif not mine:
+            pass  # its slot was given up when a newer one was opened beside it
         elif outcome.status is Status.UNKNOWN:
             self.held = run if self.job.policy.on_unknown is OnUnknown.HOLD else None
             self.ready = now
@@ -276,16 +298,19 @@ class Model:
         self.kind = outcome.error.value if outcome.error else ""
         self.ready = now + self.backoff()
 
-    def never_began(self, now: Millis) -> None:
-        self.running, self.ready = None, now
-        self.attempt -= 1
+    def never_began(self, run: Run, now: Millis) -> None:
+        self.runs.remove(run)
+        if run.slot == self.open:
+            self.ready = now
+            self.attempt -= 1
         self.save()
 
     def trigger(self, now: Millis) -> None:
         """A person wants it now."""
         self.now = now
-        if self.open is None:
+        if self.open is None or self.trying:
             self.open, self.cause, self.fired = self.own_label(), "manual", False
+            self.attempt, self.tried = 0, ""
         self.ready = now
         self.save()
 

@@ -41,7 +41,7 @@ PERIODS = (60, 89, 97, 300)
 
 
 def jobs() -> list[Job]:
-    """One of each kind; `x/one` and `x/two` share a lane."""
+    """One of each kind; those of one namespace share a lane."""
     rooted = replace(cadence(89), subject=Subject("batches", "ns", "out/batches"))
     laned = [cadence(60, id="x/one"), cadence(97, id="x/two", on_unknown=OnUnknown.HOLD)]
     return [
@@ -50,6 +50,8 @@ def jobs() -> list[Job]:
         cadence(60, id="wait/fast", overlap=Overlap.WAIT),
         cadence(60, id="all/fast", catch_up=CatchUp.ALL, misfire_grace=20 * MINUTE),
         agent(15, id="_agents/u/a", misfire_grace=366 * DAY),
+        replace(cadence(60, id="y/beside", overlap=Overlap.ALLOW), lane="y"),
+        replace(cadence(300, id="y/long"), lane="y"),
     ]
 
 
@@ -69,18 +71,22 @@ class Watched(ScriptedExecutor):
 
     async def run(self, job: Job, run: Run) -> Outcome:
         self.begun.append(run)
-        if job.id in self.going:
-            self.wrong.append(f"{run.key} started while {self.going[job.id].key} went on")
+        beside = run.key if job.policy.overlap is Overlap.ALLOW else job.id
+        if beside in self.going:
+            self.wrong.append(f"{run.key} started while {self.going[beside].key} went on")
         if run.slot <= self.done.get(job.id, 0):
             self.wrong.append(f"{run.key} started though slot {self.done[job.id]} had succeeded")
-        self.going[job.id] = run
+        self.going[beside] = run
         return await super().run(job, run)
 
     async def adopt(self, job: Job, run: Run) -> Outcome:
         return await super().run(job, run)
 
+    def gone(self, run: Run) -> None:
+        self.going = {beside: other for beside, other in self.going.items() if other.id != run.id}
+
     def ended(self, run: Run, outcome: Outcome) -> None:
-        self.going.pop(run.job_id, None)
+        self.gone(run)
         if outcome.status is Status.OK:
             self.done[run.job_id] = max(run.slot, self.done.get(run.job_id, 0))
 
@@ -91,7 +97,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.world = World(*jobs(), concurrency=16)
+        self.world = World(*jobs(), concurrency=1_000)
         self.world.executor = self.executor = Watched()
         self.clock = self.world.clock
         self.fence = 1
@@ -152,17 +158,17 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.clock.move(after)
         self.tick()
 
-    @rule(job_id=ANY, outcome=OUTCOMES)
-    def finish(self, job_id: str, outcome: Outcome) -> None:
-        run = self.models[job_id].running
-        if run is not None:
-            self.finish_run(run, outcome)
+    @rule(job_id=ANY, outcome=OUTCOMES, oldest=st.booleans())
+    def finish(self, job_id: str, outcome: Outcome, oldest: bool) -> None:
+        runs = self.models[job_id].runs
+        if runs:
+            self.finish_run(runs[0 if oldest else -1], outcome)
 
     @rule(outcome=OUTCOMES)
     def finish_all(self, outcome: Outcome) -> None:
         for model in self.models.values():
-            if model.running is not None:
-                self.finish_run(model.running, outcome)
+            for run in list(model.runs):
+                self.finish_run(run, outcome)
         self.tick()
 
     @rule(job_id=ANY, times=st.integers(2, 9), outcome=st.sampled_from(FAILURES))
@@ -189,8 +195,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             model.restore() if model.queued else None
             model.clamp(self.clock.wall, NOT_A_STEP)
             model.save()
-            if model.running is not None:
-                self.executor.traces[model.running.id] = end
+            self.executor.traces |= {run.id: end for run in model.runs}
         self.do(self.world.engine.recover())
         self.do(self.world.settle())
         for model, end in zip(self.models.values(), ends, strict=True):
@@ -254,8 +259,8 @@ class EngineBesideModel(RuleBasedStateMachine):
     @rule(job_id=ANY)
     def trigger(self, job_id: str) -> None:
         model = self.models[job_id]
-        refused = not model.job.enabled or model.paused or model.held or model.queued or model.running
-        if not refused:
+        refused = not model.job.enabled or model.paused or model.held or model.queued
+        if not refused and (model.allow or not model.running):
             self.clock.move(1)
             self.do(self.control.fire(job_id, by="test"))
             model.trigger(self.clock.wall)
@@ -311,22 +316,22 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.fence += 1
 
     def recovered(self, model: Model, end: Recovery) -> None:
-        run = model.running
-        if run is None or end.trace is Trace.RUNNING:
-            return
-        if end.trace is Trace.NEVER_BEGAN:
-            self.executor.going.pop(model.job.id, None)
-            model.never_began(self.clock.wall)
+        if end.trace is Trace.RUNNING:
             return
         outcome = end.outcome or LOST
-        self.executor.ended(run, outcome)
-        model.end(outcome, self.clock.wall)
+        for run in list(model.runs):
+            if end.trace is Trace.NEVER_BEGAN:
+                self.executor.gone(run)
+                model.never_began(run, self.clock.wall)
+            else:
+                self.executor.ended(run, outcome)
+                model.end(run, outcome, self.clock.wall)
 
     def finish_run(self, run: Run, outcome: Outcome) -> None:
         self.executor.ended(run, outcome)
         self.executor.finish(run, outcome)
         self.do(self.world.settle())
-        self.models[run.job_id].end(outcome, self.clock.wall)
+        self.models[run.job_id].end(run, outcome, self.clock.wall)
         self.compare()
 
     def tick(self) -> None:
@@ -336,22 +341,23 @@ class EngineBesideModel(RuleBasedStateMachine):
             for model in self.models.values():
                 model.step(now)
         self.skew = now - self.clock.boot
-        busy = Counter(model.job.lane for model in self.models.values() if model.running)
+        holders = {model.job.lane: model for model in self.models.values() if model.running}
         wanted = [model for model in self.models.values() if model.look(now) or model.queued]
         self.do(self.world.tick())
         begun = {run.job_id: run for run in self.executor.begun[seen:]}
         for lane in {model.job.lane for model in self.models.values()}:
-            self.lane_moved([model for model in wanted if model.job.lane == lane], begun, bool(busy[lane]))
+            self.lane_moved([model for model in wanted if model.job.lane == lane], begun, holders.get(lane))
         assert not begun, f"nobody expected {begun}"
         self.compare()
 
-    def lane_moved(self, wanted: Sequence[Model], begun: dict[str, Run], busy: bool) -> None:
+    def lane_moved(self, wanted: Sequence[Model], begun: dict[str, Run], holder: Model | None) -> None:
+        """A lane that is held is free for runs of its holder only."""
         started = [model for model in wanted if model.job.id in begun]
-        closing = [model for model in wanted if not busy and model.nothing_to_do()]
+        closing = [model for model in wanted if not holder and model.nothing_to_do()]
         for model in closing:
             model.close(model.nothing_to_do() or "")
         wanted = [model for model in wanted if model not in closing]
-        expected = 1 if wanted and not busy else 0
+        expected = 1 if holder in wanted or (wanted and not holder) else 0
         assert len(started) == expected, f"{[m.job.id for m in wanted]} may start, {[m.job.id for m in started]} did"
         for model in wanted:
             model.queued = True

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vmsh_scheduler.domain import plan
+from vmsh_scheduler.domain.decision import Reason, Verdict
 from vmsh_scheduler.domain.job import CatchUp, Job
 from vmsh_scheduler.domain.retry import PhiBackoff
 from vmsh_scheduler.domain.run import Outcome, Run
@@ -123,7 +124,7 @@ def never_off(right: Original) -> Original:
 
     def ready(job: Job, state: JobState, now: Millis, queued: bool) -> bool:
         due = state.ready_at is not None and now >= state.ready_at
-        return due and plan._may_start(state, queued=queued)
+        return due and plan._may_start(job, state, queued=queued)
 
     return ready
 
@@ -161,6 +162,21 @@ def overlapping(right: Original) -> Original:
     return decide
 
 
+def written_over(right: Original) -> Original:
+    """As it once was: beside a run the next slot took the place of one that had not begun."""
+
+    def refusal(job: Job, state: JobState, *, queued: bool) -> Any:
+        why = right(job, state, queued=queued)
+        return None if why == (Verdict.DEFERRED, Reason.BACKOFF) and state.runs else why
+
+    return refusal
+
+
+def behind_the_others(right: Original) -> Original:
+    """As it once was: out of the queue, a slot waited for all runs, though it may start beside them."""
+    return lambda job, state, queued: not state.runs and right(job, state, queued=queued)
+
+
 def wishful(right: Original) -> Original:
     """A run whose end nobody saw passes for a success."""
 
@@ -183,6 +199,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "success is forgotten by a crash": (plan, "admit", forgetful),
     "backoff is forgotten by a crash": (plan, "admit", impatient),
     "runs of one job overlap": (plan, "decide", overlapping),
+    "a slot is written over beside a run": (plan, "_refusal", written_over),
+    "what may overlap waits": (plan, "_may_start", behind_the_others),
     "catch-up runs everything": (plan, "_open_slot", unlimited),
     "catch-up runs the oldest": (plan, "_fire", oldest_first),
     "catch_up: all takes no turns": (plan, "_waits", lambda right: lambda job, state, queued: False),

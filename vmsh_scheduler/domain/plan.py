@@ -85,7 +85,7 @@ def next_due(job: Job, state: JobState, *, queued: bool = False) -> Millis | Non
     if not job.enabled and isinstance(job.trigger, Interval) and job.trigger.since is Since.FINISH:
         return None
     at = None
-    if state.ready_at is not None and job.enabled and _may_start(state, queued=queued):
+    if state.ready_at is not None and job.enabled and _may_start(job, state, queued=queued):
         at = state.ready_at
     elif state.pause is not None and state.pause.until is not None:
         at = state.pause.until
@@ -120,9 +120,9 @@ def _refusal(job: Job, state: JobState, *, queued: bool) -> tuple[Verdict, Reaso
         return Verdict.DEFERRED, Reason.HELD
     if queued:
         return Verdict.SKIPPED, Reason.CAPACITY
-    if state.runs:
-        return None if job.policy.overlap is Overlap.ALLOW else (Verdict.SKIPPED, Reason.OVERLAP)
-    return (Verdict.DEFERRED, Reason.BACKOFF) if state.slot is not None else None
+    if state.runs and job.policy.overlap is not Overlap.ALLOW:
+        return Verdict.SKIPPED, Reason.OVERLAP
+    return None if state.slot is None or state.under_way else (Verdict.DEFERRED, Reason.BACKOFF)
 
 
 def _open_slot(job: Job, state: JobState, passed: Passed, now: Millis) -> Step:
@@ -164,11 +164,12 @@ def _fire(state: JobState, slot: Millis, now: Millis, before: tuple[Decision, ..
 
 def _ready(job: Job, state: JobState, now: Millis, queued: bool) -> bool:
     ready = job.enabled and state.ready_at is not None and now >= state.ready_at
-    return ready and _may_start(state, queued=queued)
+    return ready and _may_start(job, state, queued=queued)
 
 
-def _may_start(state: JobState, *, queued: bool) -> bool:
-    waiting = state.slot is not None and not state.runs and not queued
+def _may_start(job: Job, state: JobState, *, queued: bool) -> bool:
+    busy = state.under_way if job.policy.overlap is Overlap.ALLOW else bool(state.runs)
+    waiting = state.slot is not None and not busy and not queued
     return waiting and state.held is None and state.pause is None
 
 

@@ -73,6 +73,11 @@ class JobState(NamedTuple):
     result: Mapping[str, object] = NO_RESULT
     """What the last successful run reported (its attestation)."""
 
+    @property
+    def under_way(self) -> bool:
+        """The open slot itself has begun: with `overlap: allow` the runs of others may go on beside it."""
+        return any(run.slot == self.slot for run in self.runs)
+
     def without(self, run: Run) -> "JobState":
         """Its intent is settled."""
         return self._replace(runs=tuple(known for known in self.runs if known.id != run.id))

@@ -138,7 +138,7 @@ class Board:
         """Put the job on the agenda for the next time it has to be looked at."""
         job = self.jobs.get(job_id)
         if job is None:
-            await self.agenda.cancel(job_id)
+            await self.withdraw(job_id)
             return
         if job_id in self.unplanned:
             due: Millis | None = self.clock.now()

@@ -29,7 +29,7 @@ class Control:
         _refuse(job, state)
         if job_id in self._board.waiting or (state.runs and job.policy.overlap is not Overlap.ALLOW):
             raise Usage(f"{job_id} is running already", hint="wait for it")
-        if state.slot is None:
+        if state.slot is None or state.under_way:
             state = plan.reopen(state, plan.manual_slot(state, now, job.trigger), now, Cause.MANUAL)
         state = state._replace(ready_at=now)
         await self._write(job, state, Note("trigger", now, job_id, {"by": by, "slot": state.slot}))

@@ -12,7 +12,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
-from vmsh_scheduler.engine.board import Board, Release
+from vmsh_scheduler.engine.board import Anew, Board, Release
 from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
@@ -104,13 +104,17 @@ class Engine:
         finally:
             if written:
                 self.turnstile.hosts.exchange(known, job)
-                self.board.unplanned.pop(job.id, None)
+                if self.board.unplanned.get(job.id, Anew(0)).step is None:  # the clock may have been set meanwhile
+                    del self.board.unplanned[job.id]
             elif known is None:
                 self.board.jobs.pop(job.id, None)
+                self.board.unplanned.pop(job.id, None)
             else:
                 self.board.jobs[job.id] = known
             await self.board.reschedule(job.id)
         self.wakeup.set()
+        if written and any(run.id in self._inherited for run in state.runs):
+            await self.recover()
         return written
 
     async def drop(self, job_id: str, note: Note) -> bool:
@@ -277,40 +281,47 @@ class Engine:
 
     async def _decide(self, ids: Sequence[str], now: Millis) -> None:
         """Where nothing starts only words are written: those of all jobs together, for the store may be far away."""
-        quiet: list[Job] = []
-        for job in await self._decidable(ids):
+        quiet: list[str] = []
+        for job_id in await self._decidable(ids):
+            job = self._planned(job_id)
+            if job is None:
+                continue
             step = self._step(job, now)
-            if step.start and not self.board.unsure(job.id):
+            if step.start and not self.board.unsure(job_id):
                 await self._open(job, step, now)
             else:
-                quiet.append(job)
+                quiet.append(job_id)
         if quiet:
             await self._tell(quiet, now)
 
-    async def _decidable(self, ids: Sequence[str]) -> list[Job]:
+    async def _decidable(self, ids: Sequence[str]) -> list[str]:
         """First those are planned that could not be before; they come back when they are due."""
         unplanned = [id for id in ids if id in self.board.unplanned]
         if unplanned:
             await self.planner.again(unplanned)
-        return [self.board.jobs[id] for id in ids if id in self.board.jobs and id not in unplanned]
+        return [id for id in ids if id not in unplanned]
+
+    def _planned(self, job_id: str) -> Job | None:
+        """As it is in force now; None: gone, or the planner's. A reload may pass while others' words are written."""
+        return None if job_id in self.board.unplanned else self.board.jobs.get(job_id)
 
     def _step(self, job: Job, now: Millis) -> plan.Step:
         return plan.decide(job, self.board.state(job.id), now, queued=job.id in self.board.waiting)
 
     async def _open(self, job: Job, step: plan.Step, now: Millis) -> None:
         """A slot that may start, if there is room for it."""
-        paused = self.board.state(job.id).pause
+        before = self.board.state(job.id)
         notes: tuple[Note, ...] = ()
         if await self.turnstile.is_full(job):
             step, notes = plan.turned_away(step, now), (Note("queue_full", now, job.id, {"slot": step.state.slot}),)
         change = Change(job.id, step.state, step.decisions, notes=notes)
-        told = step.decisions or notes or step.state.pause is not paused
+        told = step.decisions or notes or step.state.pause is not before.pause
         if told and not await self.board.commit_over([change], durable=False):
             await self.board.postpone(job.id)
             return
         if notes:
             self.observer(TurnedAway(now, job))
-        if step.start and (not told or self._still(job, step.state)):
+        if step.start and self._still(job, step.state if told else before):
             await self.board.release(job, step.state)
             if job.pool:
                 self.observer(Queued(now, job))
@@ -320,10 +331,11 @@ class Engine:
         """Nobody has changed the job while a decision of it waited for its answer; else it is decided anew."""
         return self.board.jobs.get(job.id) is job and self.board.state(job.id) == state
 
-    async def _tell(self, jobs: Sequence[Job], now: Millis) -> None:
+    async def _tell(self, ids: Sequence[str], now: Millis) -> None:
         """Decided anew and at one moment: while others opened, a run may have ended, or a slot become one to start."""
-        unsure = {job.id for job in jobs if self.board.unsure(job.id)}
-        steps = {job.id: (self.board.state(job.id), self._step(job, now)) for job in jobs if job.id not in unsure}
+        jobs = [job for id in ids if (job := self._planned(id)) is not None]
+        sure = [job for job in jobs if not self.board.unsure(job.id)]
+        steps = {job.id: (self.board.state(job.id), self._step(job, now)) for job in sure}
         # the end of a pause leaves no decision; unwritten, the agenda would come back to it at once and for ever
         changes = [
             Change(id, step.state, step.decisions)
@@ -331,9 +343,9 @@ class Engine:
             if not step.start and (step.decisions or step.state.pause is not before.pause)
         ]
         written = not changes or await self.board.commit_over(changes, durable=False)
-        later = unsure if written else unsure | {change.job_id for change in changes}
+        refused = set() if written else {change.job_id for change in changes}
         for job in jobs:
-            if job.id in later:
+            if job.id in refused or self.board.unsure(job.id):
                 await self.board.postpone(job.id)
             else:
                 await self.board.reschedule(job.id)
