@@ -97,7 +97,7 @@ class Cluster:
         self.terms = 0
         self.recovered = 0
         """Runs that the original had claimed and not finished."""
-        self.collector = Collector(store.dispatch, app.clock, app.observers)
+        self.collector = Collector(store.dispatch, app.clock, app.observers, store.states.open_runs)
         self.leadership = Leadership(store.leases, app.clock, timing, self._term, store.leases.pttl)
         self._retire = asyncio.Event()
         """Lead no more: the last run of this instance is over."""
@@ -230,6 +230,7 @@ class Cluster:
         )
         await states.apply(found)
         self.recovered += await self.store.dispatch.recover_foreign()
+        await self.store.dispatch.recovered(sorted(states.open_runs()))
 
     async def _take_over(self, lease: Lease) -> None:
         handed = {kind: HandedExecutor(self.collector, self._body, here) for kind, here in self.app.local.items()}
@@ -241,7 +242,6 @@ class Cluster:
         self.members.resize()
         if self.app.jobs is not None:
             await self.app.put_in_force(self.app.jobs, first=self.terms == 1)
-        await self.collector.sweep(self._open_runs)
         self.troubles.term_began()
 
     async def _read(self) -> None:
@@ -262,7 +262,7 @@ class Cluster:
         for spec in specs.values():
             await self.store.specs.save(replace(spec, version=1))
         await self.store.states.apply(restored(states, self.store.states.all(), self.app.clock.now()))
-        await self.store.dispatch.presume_lost(sorted(self._open_runs()))
+        await self.store.dispatch.presume_lost(sorted(self.store.states.open_runs()))
         await asyncio.sleep(2 * BEAT_S)
 
     async def _govern(self, over: asyncio.Event, lock: str, collecting: "asyncio.Future[None]") -> None:
@@ -290,9 +290,6 @@ class Cluster:
         """What a worker is sent: never a command, those come from its own files."""
         spec = self.store.specs.get(KIND, job.id) if job.origin is Origin.API else None
         return body_of(job, run, self.app.cycles.instance, None if spec is None else spec.document)
-
-    def _open_runs(self) -> set[str]:
-        return {run.id for state in self.store.states.all().values() for run in state.runs}
 
     def _follow(self) -> None:
         self.app.begin_term(0)
@@ -347,7 +344,7 @@ class Cluster:
             await self.fresh()
 
     async def _notice_specs(self) -> None:
-        """Documents that somebody else wrote: a leader that had lost its lock and did not know it yet."""
+        """Documents that somebody wrote by hand (docs/redis.md)."""
         if await self.store.specs.refresh(self.store.identity.stands) and self.app.jobs is not None:
             await self.app.put_in_force(self.app.jobs)
 

@@ -265,8 +265,6 @@ class Place(Enum):
     LOST = "lost"
     """Claimed once, and its lease ran out."""
     ABSENT = "absent"
-    FORGOTTEN = "forgotten"
-    """Not there, and the store may have lost it."""
 
 
 class Dispatch(Protocol):
@@ -302,8 +300,14 @@ class Dispatch(Protocol):
 
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]: ...
 
-    async def recovered(self) -> None:
-        """What was open before is accounted for: from now on only a later loss makes `places` doubt. Leader only."""
+    async def doubt(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of `ids`, which `places` did not find, that the store may have forgotten: they count as claimed for a
+        while, and are lost then. Leader only."""
+        ...
+
+    async def recovered(self, open_runs: Sequence[str]) -> None:
+        """When a term begins: `doubt` of all that are open and not found, whoever has their jobs; afterwards only a
+        later loss makes doubt. Leader only."""
         ...
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.exceptions import ResponseError
 
 from tests.support.dispatching import (
     AGENTS,
@@ -263,7 +264,7 @@ class TestRedisKeys:
         assert {key async for key in client.scan_iter()} == leased
         await leader.push([task(3)])
         await leader.withdraw(["t3"])
-        assert {key async for key in client.scan_iter()} == bare
+        assert {key async for key in client.scan_iter()} == bare | {keys.meta}
 
     async def test_an_extended_claim_stands_further_back_in_inflight(self, real: RedisCluster) -> None:
         leader, client, keys = await real.leader("l"), real.client(), real.shared.keys
@@ -320,6 +321,29 @@ class TestRedisKeys:
         for claim in claims:
             assert await worker.finish(claim, OK)
         assert [claim.task.id for claim in await worker.claim(AGENTS, 9, LEASE)] == ["t3", "t4"]
+
+    async def test_a_push_that_comes_when_its_withdrawal_is_forgotten_changes_nothing(self, real: RedisCluster) -> None:
+        leader = await real.leader("l")
+        await leader.push([task(0)])  # the script is loaded
+        sent, late = leader._client.evalsha, []  # white box: there is no other way to hold one command up
+
+        async def held_up(*words: object) -> object:
+            late.append(words)
+            raise TimeoutError
+
+        leader._client.evalsha = held_up  # type: ignore[method-assign,assignment]  # as above
+        with pytest.raises(StoreDown):
+            await leader.push([task(1)])
+        leader._client.evalsha = sent  # type: ignore[method-assign]  # as above
+        await leader.withdraw(["t1"])
+        await leader.forget(["t1"])
+        with pytest.raises(ResponseError, match="STALE"):
+            await sent(*late[0])  # type: ignore[arg-type]  # as it was given
+        await leader.push([task(2)])
+        new = await real.leader("new", fence=8)
+        await new.push([task(3)])
+        places = await new.places(["t0", "t1", "t2", "t3"])
+        assert list(places.values()) == [Place.READY, Place.ABSENT, Place.READY, Place.READY]
 
 
 class TestTasksOfTheOriginal:

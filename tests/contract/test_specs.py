@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dispatching import lock_value, take_lock
 from tests.support.redis_keys import SharedRedis
 from vmsh_scheduler.domain.spec import Spec
-from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed
+from vmsh_scheduler.errors import NotLeading, StateUnreadable, StateWriteFailed
 from vmsh_scheduler.ports import Specs
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.specs import SqliteSpecs, open_specs
 from vmsh_scheduler.stores.memory import MemorySpecs
+from vmsh_scheduler.stores.redis.connect import Client
 from vmsh_scheduler.stores.redis.specs import RedisSpecs
 
 FIRST = Spec("agent", "u/a", {"name": "A", "cycleIntervalMs": 15_000, "note": "\u03c6 \U0001f600"}, 1, 100, 100, "u")
@@ -32,11 +34,24 @@ async def specs(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[Sp
     if request.param == "redis":
         shared: SharedRedis = request.getfixturevalue("shared_redis")
         async with shared.client() as client:
-            yield RedisSpecs(client, shared.keys)
+            yield await leading(client, shared)
         return
     opened = opener(state)()
     yield opened
     opened.close()
+
+
+async def leading(client: Client, shared: SharedRedis, fence: int = 7) -> RedisSpecs:
+    """Of the instance that has the lock from now on."""
+    await take_lock(client, shared, "l", fence)
+    return led(client, shared, fence)
+
+
+def led(client: Client, shared: SharedRedis, fence: int = 7) -> RedisSpecs:
+    """Of an instance that believes it has the lock."""
+    specs = RedisSpecs(client, shared.keys)
+    specs.lead(lock_value("l", fence))
+    return specs
 
 
 def opener(state: Path) -> Callable[[], SqliteSpecs]:
@@ -96,7 +111,7 @@ async def test_a_damaged_file_is_never_begun_anew_in_silence(state: Path, harm: 
 
 async def test_others_see_what_was_saved_when_they_look_again(shared_redis: SharedRedis) -> None:
     async with shared_redis.client() as client:
-        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        one, two = await leading(client, shared_redis), led(client, shared_redis)
         assert await one.refresh() == await two.refresh() == frozenset()
         older, newer = replace(FIRST, id="u/b", created_at=50), FIRST
         assert await one.save(newer)
@@ -114,7 +129,7 @@ async def test_others_see_what_was_saved_when_they_look_again(shared_redis: Shar
 
 async def test_what_is_saved_during_a_look_is_not_lost_by_it(shared_redis: SharedRedis) -> None:
     async with shared_redis.client() as client:
-        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        one, two = await leading(client, shared_redis), led(client, shared_redis)
         await one.refresh()
         assert await two.save(replace(FIRST, id="a"))
 
@@ -129,7 +144,7 @@ async def test_what_is_saved_during_a_look_is_not_lost_by_it(shared_redis: Share
 
 async def test_a_look_at_a_store_that_was_emptied_is_not_believed(shared_redis: SharedRedis) -> None:
     async with shared_redis.client() as client:
-        specs = RedisSpecs(client, shared_redis.keys)
+        specs = await leading(client, shared_redis)
         await specs.refresh()
         assert await specs.save(FIRST)
         await client.delete(shared_redis.keys.specs("agent"), shared_redis.keys.specs_version)
@@ -144,7 +159,7 @@ async def test_a_look_at_a_store_that_was_emptied_is_not_believed(shared_redis: 
 async def test_a_lost_picture_is_read_again_in_whole(shared_redis: SharedRedis) -> None:
     """Two who save by turns: neither takes the other's number for its own."""
     async with shared_redis.client() as client:
-        one, two = RedisSpecs(client, shared_redis.keys), RedisSpecs(client, shared_redis.keys)
+        one, two = await leading(client, shared_redis), led(client, shared_redis)
         await one.refresh()
         await two.refresh()
         assert await one.save(replace(FIRST, id="a"))
@@ -158,7 +173,7 @@ async def test_a_document_that_cannot_be_read_is_named_and_left_alone(shared_red
     async with shared_redis.client() as client:
         await client.hset(shared_redis.keys.specs("agent"), "u/a", "{")
         await client.incr(shared_redis.keys.specs_version)
-        specs = RedisSpecs(client, shared_redis.keys)
+        specs = await leading(client, shared_redis)
         await specs.save(replace(FIRST, id="u/b"))
         await specs.refresh()
         assert specs.harmed == {
@@ -173,7 +188,7 @@ async def test_a_document_that_cannot_be_read_is_named_and_left_alone(shared_red
 async def test_instances_are_woken_by_a_change(shared_redis: SharedRedis) -> None:
     async with shared_redis.client() as client, client.pubsub() as channel:
         await channel.subscribe(shared_redis.keys.wake)
-        specs = RedisSpecs(client, shared_redis.keys)
+        specs = await leading(client, shared_redis)
         assert await specs.save(FIRST)
         assert await specs.delete("agent", FIRST.id)
         told = []
@@ -182,3 +197,41 @@ async def test_instances_are_woken_by_a_change(shared_redis: SharedRedis) -> Non
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                 told += [message["data"]] if message else []
         assert told == ["specs", "specs"]
+
+
+async def test_a_leader_whose_lock_is_anothers_changes_no_document(shared_redis: SharedRedis) -> None:
+    """It was stopped beyond its time: what the new one acknowledged since is not undone when it wakes."""
+    async with shared_redis.client() as client:
+        old = await leading(client, shared_redis, fence=1)
+        assert await old.save(FIRST)
+        new = await leading(client, shared_redis, fence=2)
+        await new.refresh()
+        paused = replace(FIRST, document={"status": "PAUSED"}, version=2)
+        assert await new.save(paused)
+        with pytest.raises(NotLeading):
+            await old.delete("agent", FIRST.id)
+        for version in (2, 3):
+            with pytest.raises(NotLeading):
+                await old.save(replace(FIRST, version=version))
+        assert await old.refresh() == {("agent", FIRST.id)}
+        assert old.get("agent", FIRST.id) == paused
+        assert await new.refresh() == frozenset()
+        old.follow()
+        with pytest.raises(NotLeading):
+            await old.save(replace(FIRST, version=3))
+
+
+async def test_a_removal_that_arrives_late_takes_no_newer_document(shared_redis: SharedRedis) -> None:
+    """Its answer was lost, and the agent has been registered anew since."""
+    async with shared_redis.client() as client:
+        late, specs = await leading(client, shared_redis), led(client, shared_redis)
+        assert await late.save(FIRST)
+        await specs.refresh()
+        again = replace(FIRST, version=2)
+        assert await specs.save(again)
+        with pytest.raises(StateWriteFailed, match="meanwhile"):
+            await late.delete("agent", FIRST.id)
+        assert await late.refresh() == {("agent", FIRST.id)}
+        assert late.get("agent", FIRST.id) == again
+        assert await late.delete("agent", FIRST.id)
+        assert not await specs.delete("agent", FIRST.id)

@@ -121,7 +121,7 @@ async def test_d9_50_workers_10_000_tasks_and_kill_9_lose_nothing(tmp_path: Path
             crowd.close()
         starts = crowd.starts()
         with shared.reader() as client:
-            held = {shared.keys.leader_lock, shared.keys.leader_fence, shared.keys.agent_lease("u:a")}
+            held = {shared.keys.leader_lock, shared.keys.leader_fence, shared.keys.agent_lease("u:a"), shared.keys.meta}
             assert {str(key) for key in client.scan_iter()} <= held
             assert leftovers(client, "d9") == []
     assert settled.done == {str(number): 1 for number in range(TASKS)}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.dispatching import RedisCluster, ids, redis_cluster, task
+from tests.support.dispatching import RedisCluster, ids, lock_value, redis_cluster, task
 from tests.support.redis_keys import SharedRedis
 from tests.support.redis_server import RedisServer, administering, serving
 from vmsh_scheduler.domain.run import Trace
-from vmsh_scheduler.engine.handed import MEND, Collector
+from vmsh_scheduler.engine.handed import LOOK, MEND, Collector
 from vmsh_scheduler.errors import NotLeading, StoreRefuses
 from vmsh_scheduler.ports import Place
 from vmsh_scheduler.stores.redis.dispatch import RedisDispatch
@@ -328,8 +328,8 @@ class TestForgotten:
         self, cluster: RedisCluster, server: RedisServer, tmp_path: Path
     ) -> None:
         leader = await cluster.leader("l")
-        await leader.recovered()
-        assert (await leader.places(["t1"]))["t1"] is Place.ABSENT
+        await leader.recovered([])
+        assert await leader.doubt(["t1"]) == ()
         with serving(tmp_path / "replica", "--replicaof", "127.0.0.1", str(server.port)) as replica:
             other = SharedRedis(replica, cluster.shared.keys.prefix)
             with replica.client() as client:
@@ -338,46 +338,78 @@ class TestForgotten:
                         await asyncio.sleep(0.05)
                 client.replicaof("NO", "ONE")
             async with redis_cluster(other) as promoted:
-                await self._is_lost_and_later_ones_are_not(await promoted.leader("l"), promoted)
+                await self._is_lost_and_later_ones_are_not(promoted)
 
-    async def _is_lost_and_later_ones_are_not(self, leader: RedisDispatch, cluster: RedisCluster) -> None:
-        clock = Later(cluster)
+    async def _is_lost_and_later_ones_are_not(self, cluster: RedisCluster) -> None:
+        leader, clock = await forgetful(cluster), Later(cluster)
         collector = Collector(leader, clock, lambda _event: None)
+        await leader.recovered(["t1"])
         await collector.tick()
         assert (await collector.recovery("t1")).trace is Trace.RUNNING
         waiting = asyncio.create_task(collector.outcome("t1"))
-        await asyncio.sleep(0)
-        await collector.sweep(lambda: ["t1"])
-        clock.ahead = MEND
+        await cluster.wait(SHORT + 50)
+        clock.ahead = LOOK
         await collector.tick()
         outcome = await asyncio.wait_for(waiting, 10)
         assert (outcome.status.value, outcome.code) == ("unknown", "lost")
         assert (await collector.recovery("t2")).trace is Trace.NEVER_BEGAN
 
-    async def test_a_server_that_was_started_again_may_lack_it_too(
-        self, cluster: RedisCluster, server: RedisServer, admin: Any
-    ) -> None:
+    async def test_a_server_that_was_started_again_may_lack_it_too(self, cluster: RedisCluster, admin: Any) -> None:
+        """Also when its job comes later: no other term has to begin for it."""
         leader = await cluster.leader("l")
-        await leader.recovered()
-        admin.hset(cluster.shared.keys.meta, "history", "0" * 40)  # what another start of it was called
+        await leader.recovered([])
+        restarted(admin, cluster)
         await leader.push([task(1)])
-        places = await leader.places(["t1", "t2"])
-        assert (places["t1"], places["t2"]) == (Place.READY, Place.FORGOTTEN)
+        collector = Collector(leader, cluster.clock, lambda _event: None)
+        asked = [asyncio.create_task(collector.recovery(id)) for id in ("t1", "t2")]
+        assert [(await one).trace for one in asked] == [Trace.RUNNING, Trace.RUNNING]
+        assert await leader.places(["t1", "t2"]) == {"t1": Place.READY, "t2": Place.LOST}
+        assert await leader.withdraw(["t1", "t2"]) == ["t1"]
+
+    async def test_what_is_open_when_a_term_begins_stays_in_doubt_whoever_asks_for_it_when(
+        self, cluster: RedisCluster, admin: Any
+    ) -> None:
+        """Its job is in no file at the moment, or Redis stalls while its recovery is asked for."""
+        leader = await forgetful(cluster)
+        restarted(admin, cluster)
+        await leader.push([task(1)])
+        await leader.recovered(["t1", "t2"])
+        assert not await leader.doubt(["t3"])
+        assert admin.zrange(cluster.shared.keys.queue("").inflight, 0, -1) == ["t2"]
+        await cluster.wait(SHORT + 50)
+        collector = Collector(leader, cluster.clock, lambda _event: None, lambda: {"t1", "t2"})
+        await collector.tick()
+        asked = [asyncio.create_task(collector.recovery(id)) for id in ("t1", "t2", "t3")]
+        assert [(await one).trace for one in asked] == [Trace.RUNNING, Trace.UNKNOWN, Trace.NEVER_BEGAN]
 
     async def test_where_info_may_not_be_asked_nothing_is_doubted(self, cluster: RedisCluster, admin: Any) -> None:
         leader = await cluster.leader("l")
-        admin.hset(cluster.shared.keys.meta, "history", "0" * 40)
+        restarted(admin, cluster)
         take_away(admin, "info")
-        await leader.recovered()
+        await leader.recovered(["t1"])
         assert admin.hget(cluster.shared.keys.meta, "history") == "0" * 40
+        assert await leader.doubt(["t1"]) == ()
         assert (await leader.places(["t1"]))["t1"] is Place.ABSENT
 
     async def test_only_the_leader_says_that_all_is_accounted_for(self, cluster: RedisCluster, admin: Any) -> None:
         old = await cluster.leader("old", fence=1)
         await cluster.leader("new", fence=2)
         with pytest.raises(NotLeading):
-            await old.recovered()
+            await old.recovered([])
         assert admin.hget(cluster.shared.keys.meta, "history") is None
+
+
+def restarted(admin: Any, cluster: RedisCluster) -> None:
+    """As if the newest leader had settled with another start of this server."""
+    admin.hset(cluster.shared.keys.meta, "history", "0" * 40)
+
+
+async def forgetful(cluster: RedisCluster) -> RedisDispatch:
+    """The leader's, for whom what may be forgotten counts as claimed for a moment only."""
+    await cluster.leader("l")
+    leader = RedisDispatch(cluster.client(), cluster.shared.keys, cluster.clock, "l", doubted=SHORT)
+    leader.lead(lock_value("l", 7))
+    return leader
 
 
 class Later:

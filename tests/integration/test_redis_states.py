@@ -12,12 +12,15 @@ import pytest
 from tests.contract.world import NOW, FixedClock, busy_state, decision, execution
 from tests.support.redis_keys import SharedRedis, tidy
 from tests.support.redis_server import RedisServer, serving
+from vmsh_scheduler.clock import SystemClock
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.state import JobState, Pause
-from vmsh_scheduler.errors import StateUnreadable, StoreDown
+from vmsh_scheduler.engine.handed import Collector
+from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed, StoreDown
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.redis.batch import GONE_FOR
 from vmsh_scheduler.stores.redis.connect import Client
+from vmsh_scheduler.stores.redis.dispatch import RedisDispatch
 from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.states import RedisStates
 
@@ -88,6 +91,35 @@ async def test_old_rows_go_and_the_chain_still_verifies(
     await write(states, 1001, 1400)
     assert await client.xlen(stream) < 50 + 12 + 100
     assert journal.verify(JOB) == []
+
+
+async def test_an_outcome_stays_while_its_settlement_is_not_acknowledged(
+    client: Client, shared: SharedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever leads next needs it, if the settlement was lost on its way."""
+    states, ended = await leading(client, shared), execution(JOB, 1)
+    await states.apply([Change(JOB, JobState(runs=(ended.run,)))])
+    await client.hset(shared.keys.outcomes, ended.run.id, '{"status":"ok"}')
+    lost = asyncio.Event()
+
+    async def on_its_way(*_words: object) -> object:
+        await lost.wait()
+        raise TimeoutError
+
+    async with shared.client() as other:
+        dispatch = RedisDispatch(other, shared.keys, SystemClock(), "a")
+        dispatch.lead("me")
+        monkeypatch.setattr(client, "evalsha", on_its_way)
+        settling = asyncio.create_task(states.apply([Change(JOB, JobState(), execution=ended)]))
+        await asyncio.sleep(0)
+        assert states.all()[JOB].runs == ()
+        for _ in range(2):
+            assert states.open_runs() == {ended.run.id}
+            await Collector(dispatch, SystemClock(), lambda _event: None, states.open_runs).tick()
+            assert await dispatch.outcomes() == [ended.run.id]
+            lost.set()
+            with pytest.raises(StateWriteFailed):
+                await settling
 
 
 @pytest.mark.parametrize(

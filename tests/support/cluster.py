@@ -49,7 +49,20 @@ def _shaky(name: str) -> object:
     return call
 
 
-for _name in ("push", "claim", "extend", "finish", "ended", "lost", "mend", "places", "withdraw", "forget", "outcomes"):
+for _name in (
+    "push",
+    "claim",
+    "extend",
+    "finish",
+    "ended",
+    "lost",
+    "mend",
+    "places",
+    "doubt",
+    "withdraw",
+    "forget",
+    "outcomes",
+):
     setattr(ShakyDispatch, _name, _shaky(_name))
 
 

@@ -15,6 +15,7 @@ from vmsh_scheduler.domain.job import OnUnknown
 from vmsh_scheduler.domain.run import Outcome, Run, Status
 from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.engine.bounds import Pool
+from vmsh_scheduler.engine.handed import MEND, Collector
 from vmsh_scheduler.errors import NotLeading
 from vmsh_scheduler.ports import Claim, Task
 
@@ -404,9 +405,39 @@ class TestAnotherLeader:
     async def test_what_is_left_of_runs_that_no_state_knows_is_swept(self) -> None:
         crew = Crew(cadence(60))
         term = await crew.lead()
-        await term.dispatch.withdraw(["gone", "open"])
-        assert await term.collector.sweep(lambda: {"open"}) == 1
+        collector = Collector(term.dispatch, crew.clock, crew.events.append, lambda: {"open"})
+        await term.dispatch.withdraw(["of a former term", "open"])
+        await collector.tick()
         assert list(crew.table.outcomes) == ["open"]
+        await term.dispatch.withdraw(["of this one"])
+        crew.clock.move(MEND)
+        await collector.tick()
+        assert list(crew.table.outcomes) == ["open"]
+
+    async def test_a_run_that_has_just_ended_is_missed_by_nobody(self) -> None:
+        """Its outcome may be settled, and gone, before it is looked whether the store has all that it was given."""
+        crew = Crew(cadence(60))
+        term = await crew.lead()
+        collector = Collector(term.dispatch, crew.clock, crew.events.append)
+        waiting = asyncio.create_task(collector.outcome("x"))
+        await crew.settle()
+        await term.dispatch.withdraw(["x"])
+        await collector.tick()
+        await term.dispatch.forget(["x"])
+        crew.clock.move(MEND)
+        await collector.tick()
+        assert (await waiting).code == "resources"
+        assert crew.table.outcomes == {}
+
+    async def test_what_a_removed_job_still_waits_for_is_not_swept(self) -> None:
+        crew = Crew(cadence(60))
+        term = await crew.lead()
+        collector = Collector(term.dispatch, crew.clock, crew.events.append, lambda: ())
+        await term.dispatch.withdraw(["removed"])
+        waiting = asyncio.create_task(collector.outcome("removed"))
+        await crew.settle()
+        await collector.tick()
+        assert (await waiting).code == "resources"
 
 
 class TestStoreDown:

@@ -33,12 +33,20 @@ class Collector:
     `run` goes beside the engine. What is open when a term ends is the next leader's to adopt, so whoever still waits
     then is cancelled and settles nothing."""
 
-    def __init__(self, dispatch: Dispatch, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        clock: Clock,
+        observer: Observer,
+        open_runs: Callable[[], Collection[str]] | None = None,
+    ) -> None:
+        """`open_runs`: of all states, acknowledged or not; outcomes of others are left by jobs that are gone."""
         self.dispatch = dispatch
         self.lost = 0
         """Claims that ran out."""
         self._clock = clock
         self._observer = observer
+        self._open_runs = open_runs
         self._to_push: dict[str, Task] = {}
         self._doubtful: set[str] = set()
         """Pushed, perhaps: the store did not answer. Or recalled."""
@@ -127,19 +135,9 @@ class Collector:
         if self._hurried:
             self._let_go()
 
-    async def sweep(self, open_runs: Callable[[], Collection[str]]) -> int:
-        """Once per term, after recovery: outcomes of runs that no state knows any more go. How many.
-        Raises StoreDown and NotLeading."""
-        there = await self.dispatch.outcomes()
-        stale = sorted(set(there).difference(open_runs()))
-        if stale:
-            await self.dispatch.forget(stale)
-        await self.dispatch.recovered()
-        return len(stale)
-
     async def _look(self, now: Millis) -> None:
         await self._resolve_doubts()
-        pushed = [run_id for run_id in self._waiting if run_id not in self._to_push]
+        pushed = [id for id, ended in self._waiting.items() if id not in self._to_push and not ended.done()]
         await at_once(self._push(), self._find_lost(now), self._mend(now, pushed))
         if self._hurried and self._waiting:
             await self.dispatch.withdraw(list(self._waiting))
@@ -161,6 +159,15 @@ class Collector:
             self._mend_at = now + MEND
             if found:
                 self._observer(Trouble(self._clock.now(), "tasks_astray", {"count": len(found)}))
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Outcomes that no state knows and nobody waits for go."""
+        if self._open_runs is not None:
+            there = await self.dispatch.outcomes()  # asked first: what ends meanwhile was open before
+            stale = set(there).difference(self._waiting, self._asked, self._open_runs()) if there else ()
+            if stale:
+                await self.dispatch.forget(sorted(stale))
 
     async def _resolve_doubts(self) -> None:
         """Before anything else: they must not run as well. What is not claimed ends with code `resources`, whether it
@@ -203,13 +210,15 @@ class Collector:
         ids = list(self._asked)
         await self.dispatch.lost()
         places = await self.dispatch.places(ids)
+        absent = {id for id in ids if places.get(id, Place.ABSENT) is Place.ABSENT}
+        absent.difference_update(await self.dispatch.doubt(sorted(absent)) if absent else ())
         outcomes = await self.dispatch.ended(ids)
         for run_id in ids:
             asked = self._asked.pop(run_id, None)
             if asked is not None and not asked.done():
                 document = outcomes.get(run_id)
                 outcome = None if document is None else self._read(run_id, document)
-                asked.set_result(_recovery(places.get(run_id, Place.ABSENT), outcome))
+                asked.set_result(_recovery(run_id in absent, outcome))
 
     def _read(self, run_id: str, document: Mapping[str, object]) -> Outcome:
         outcome = _outcome_of(document)
@@ -266,15 +275,14 @@ class HandedExecutor:
         self._collector.hurry()
 
 
-def _recovery(place: Place, outcome: Outcome | None) -> Recovery:
-    """A claim that ran out since `lost` was asked counts as running: it is taken out with the next look. So does what
-    may have been forgotten: it is waited for, and lost with the next look at what is there."""
+def _recovery(absent: bool, outcome: Outcome | None) -> Recovery:
+    """A claim that ran out since `lost` was asked counts as running: it is taken out with the next look."""
     if outcome is not None:
         if outcome.code == RESOURCES:
             return Recovery(Trace.NEVER_BEGAN)
         unseen = outcome.status is Status.UNKNOWN
         return Recovery(Trace.UNKNOWN if unseen else Trace.FINISHED, outcome)
-    return Recovery(Trace.NEVER_BEGAN if place is Place.ABSENT else Trace.RUNNING)
+    return Recovery(Trace.NEVER_BEGAN if absent else Trace.RUNNING)
 
 
 def _outcome_of(document: Mapping[str, object]) -> Outcome:

@@ -99,8 +99,12 @@ class MemoryDispatch:
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
         return {id: await self._place(id) for id in ids}
 
-    async def recovered(self) -> None:
+    async def doubt(self, ids: Sequence[str]) -> Sequence[str]:
         """A table forgets nothing."""
+        self._must_lead()
+        return ()
+
+    async def recovered(self, open_runs: Sequence[str]) -> None:
         self._must_lead()
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:

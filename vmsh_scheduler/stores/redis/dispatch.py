@@ -21,8 +21,10 @@ from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
 BATCH = 200
 """Tasks that one script handles: a millisecond or two, so that nobody waits long for the server."""
 KIND = "agent_cycle"
-WAITED = 2
-"""For dispatch_mend.lua, where a queue would be: of this one nothing is seen but that it is waited for."""
+WAITED, OPEN = 2, 3
+"""For dispatch_mend.lua, where a queue would be: of these nothing is seen but that they are waited for, or open."""
+DOUBTED: Millis = 20_000
+"""How long what the store may have forgotten counts as claimed: its worker sees meanwhile that the claim is gone."""
 JOB_LEASE: Millis = 15_000
 
 _LOOK = "dispatch_look"
@@ -56,6 +58,7 @@ class RedisDispatch:
         instance: str,
         *,
         job_lease: Millis = JOB_LEASE,
+        doubted: Millis = DOUBTED,
         junk: Junk | None = None,
     ) -> None:
         self._junk = junk or Junk()
@@ -64,10 +67,13 @@ class RedisDispatch:
         self._clock = clock
         self._instance = instance
         self._job_lease = job_lease
+        self._doubted = doubted
         self._history = History(client, keys)
         self._lock = ""
         self._token = uuid4().hex
         self._numbers = count(1)
+        self._steps = count(1)
+        """Pushes and withdrawals, in the order in which they are to be heard."""
         self._unanswered: dict[str, str] = {}
         """Pool -> token of a claim whose answer was lost: what it took is asked for again."""
         self._endings: Together[Words, bool] = Together(self._end, BATCH)
@@ -88,10 +94,10 @@ class RedisDispatch:
     async def push(self, tasks: Sequence[Task]) -> None:
         lock = self._must_lead()
         keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
-        keys += [self._agent_tasks, self._keys.agent_lease(""), self._keys.wake]
+        keys += [self._agent_tasks, self._keys.agent_lease(""), self._keys.wake, self._keys.meta]
         lease = _json({"instanceId": self._instance, "leaderFenceToken": _fence(lock), "ts": self._clock.now()})
         for batch in _batches(tasks):
-            args: list[Argument] = [lock, self._job_lease, lease]
+            args: list[Argument] = [lock, self._job_lease, lease, next(self._steps)]
             for task in batch:
                 args += [_queue(task.pool), task.id, task.owner, _json(self._payload(task, lock))]
             self._woken(await _PUSH.run(self._client, keys, args))
@@ -151,14 +157,9 @@ class RedisDispatch:
     async def mend(self, waited: Sequence[str]) -> Sequence[str]:
         """See dispatch_mend.lua. The lists are read after the payloads, so what is on its way stands in one or is
         looked at again there."""
-        lock = self._must_lead()
-        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock, self._exec_lease, self._keys.wake]
+        self._must_lead()
         astray = [words for queue in (0, 1) for words in await self._astray(queue)]
-        astray += [(WAITED, id) for id in waited]
-        back: list[str] = []
-        for batch in _batches(astray):
-            back += await _MEND.run(self._client, keys, [lock, _json(LOST), *chain(*batch)])
-        return back
+        return await self._mended([*astray, *((WAITED, id) for id in waited)])
 
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
         queues = self._queues
@@ -167,20 +168,28 @@ class RedisDispatch:
         for batch in _batches(ids):
             words = await _PLACES.run(self._client, keys, [_json(LOST), *batch])
             found |= {id: Place(word) for id, word in zip(batch, words, strict=True)}
-        if Place.ABSENT in found.values() and await self._history.is_another():
-            return {id: Place.FORGOTTEN if place is Place.ABSENT else place for id, place in found.items()}
         return found
 
-    async def recovered(self) -> None:
-        await self._history.settle(self._must_lead())
+    async def doubt(self, ids: Sequence[str]) -> Sequence[str]:
+        self._must_lead()
+        _, another = await self._history.look()
+        return await self._mended([(OPEN, id) for id in ids]) if another else ()
+
+    async def recovered(self, open_runs: Sequence[str]) -> None:
+        lock = self._must_lead()
+        name, another = await self._history.look()
+        if another:
+            await self._mended([(OPEN, id) for id in open_runs])
+        await self._history.settle(lock, name)
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
         lock = self._must_lead()
         keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
-        keys += [self._agent_tasks, self._keys.agent_lease(""), self._exec_lease]
+        keys += [self._agent_tasks, self._keys.agent_lease(""), self._exec_lease, self._keys.meta]
         taken: list[str] = []
         for batch in _batches(ids):
-            taken += await _WITHDRAW.run(self._client, keys, [lock, _json(WITHDRAWN), *batch])
+            args: list[Argument] = [lock, _json(WITHDRAWN), next(self._steps), *batch]
+            taken += await _WITHDRAW.run(self._client, keys, args)
         return taken
 
     async def forget(self, ids: Sequence[str]) -> None:
@@ -217,6 +226,15 @@ class RedisDispatch:
         async for batch in self._foreign(keys[3], standing):
             back += int(await _FOREIGN.run(self._client, keys, [lock, *batch]))
         return back
+
+    async def _mended(self, words: Sequence[tuple[int, str]]) -> list[str]:
+        lock = self._must_lead()
+        keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock, self._exec_lease, self._keys.wake]
+        done: list[str] = []
+        for batch in _batches(words):
+            args: list[Argument] = [lock, _json(LOST), self._doubted, *chain(*batch)]
+            done += await _MEND.run(self._client, keys, args)
+        return done
 
     async def _astray(self, queue: int) -> list[tuple[int, str]]:
         """(queue, id) of each that is neither ready nor claimed, as it seems."""

@@ -17,19 +17,20 @@ class History:
         self._client = client
         self._keys = keys
 
-    async def is_another(self) -> bool:
-        """Than the one that a leader settled with. Not where INFO may not be asked. Raises StoreDown."""
+    async def look(self) -> tuple[str, bool]:
+        """Its name, and whether a leader settled with another one. ("", False) where INFO may not be asked.
+        Raises StoreDown."""
         known = await guarded(self._client.hget(self._keys.meta, FIELD))
-        return bool(known) and await self._name() not in ("", known)
-
-    async def settle(self, lock: str) -> None:
-        """As the leader, once everything that was open is accounted for. Raises StoreDown and NotLeading."""
         name = await self._name()
+        return name, bool(known) and name not in ("", known)
+
+    async def settle(self, lock: str, name: str) -> None:
+        """As the leader, once everything that was open is accounted for since `look` gave this name. Raises StoreDown
+        and NotLeading."""
         if name:
             await _HISTORY.run(self._client, [self._keys.meta, self._keys.leader_lock], [lock, FIELD, name])
 
     async def _name(self) -> str:
-        """ "" where it is not said."""
         try:
             found = await guarded(self._client.info("replication"))
         except StoreRefuses:

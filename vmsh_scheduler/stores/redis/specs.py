@@ -8,7 +8,7 @@ from typing import Any
 from vmsh_scheduler.domain import agents
 from vmsh_scheduler.domain.shape import fitting
 from vmsh_scheduler.domain.spec import Spec
-from vmsh_scheduler.errors import StateWriteFailed, StoreDown
+from vmsh_scheduler.errors import NotLeading, StateWriteFailed, StoreDown
 from vmsh_scheduler.stores.redis.connect import Client, guarded
 from vmsh_scheduler.stores.redis.identity import Stands, always
 from vmsh_scheduler.stores.redis.keys import Keys
@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 class RedisSpecs:
-    """`refresh` before the first question. Whoever saved on an old picture is told by its version."""
+    """Written by the leader alone. `refresh` before the first question."""
 
     trouble = ""
     """Of a Redis that takes nothing the instance itself speaks (members.Members)."""
@@ -41,6 +41,7 @@ class RedisSpecs:
         self._client = client
         self._keys = keys
         self._check, self._bar = check, bar
+        self._lock = ""
         self._specs: dict[Key, Spec] = {}
         self.harmed: dict[str, str] = {}
         """By id what of it cannot be read: it is no document here, and its text stays as it is."""
@@ -48,6 +49,13 @@ class RedisSpecs:
         """The collection's number when it was read."""
         self._writes = 0
         """Of this instance."""
+
+    def lead(self, lock_value: str) -> None:
+        """Documents are written as long as the lock's key holds this value."""
+        self._lock = lock_value
+
+    def follow(self) -> None:
+        self._lock = ""
 
     def get(self, kind: str, id: str) -> Spec | None:
         return self._specs.get((kind, id))
@@ -76,29 +84,36 @@ class RedisSpecs:
             raise StateWriteFailed(f"the document cannot be stored: {barred}", hint="see docs/redis.md")
         request = uuid.uuid4().hex
         args: list[Argument] = [spec.id, spec.version, _text(spec, request), self._keys.wake, request]
-        if not await self._write(SAVE, spec.kind, args):
+        if await self._write(SAVE, spec.kind, args) == 0:
             return False
         self._specs[spec.kind, spec.id] = spec
         return True
 
     async def delete(self, kind: str, id: str) -> bool:
-        gone = await self._write(DELETE, kind, [id, self._keys.wake])
+        """Raises StateWriteFailed also where it is another one than `get` shows."""
+        known = self.get(kind, id)
+        number = await self._write(DELETE, kind, [id, 0 if known is None else known.version, self._keys.wake])
+        if number < 0:
+            raise StateWriteFailed("the document was changed by somebody else meanwhile", hint="try again")
         self._specs.pop((kind, id), None)
-        return gone
+        return number > 0
 
     def close(self) -> None:
         """The client is not ours."""
 
-    async def _write(self, script: Script, kind: str, args: Sequence[Argument]) -> bool:
+    async def _write(self, script: Script, kind: str, args: Sequence[Argument]) -> int:
         """A number that is not the next one after ours shows that others wrote too: the next look reads all."""
+        if not self._lock:
+            raise NotLeading("this instance does not lead", hint="only the leader writes documents")
+        keys = [self._keys.specs(kind), self._keys.specs_version, self._keys.leader_lock]
         try:
-            number = int(await script.run(self._client, [self._keys.specs(kind), self._keys.specs_version], args))
+            number = int(await script.run(self._client, keys, [self._lock, *args]))
         except StoreDown as down:
             raise StateWriteFailed(f"the document cannot be stored: {down.message}", hint=down.hint) from down
         self._writes += 1
         if number == self._seen + 1:
             self._seen = number
-        return number > 0
+        return number
 
     async def _number(self) -> int:
         text = await guarded(self._client.get(self._keys.specs_version))

@@ -112,6 +112,11 @@ class RedisStates:
     def all(self) -> Mapping[str, JobState]:
         return dict(self._current)
 
+    def open_runs(self) -> set[str]:
+        """Also those whose settled state is not acknowledged: it may be refused."""
+        refused = (doubt.state for doubt in self._doubts.values() if doubt.state is not None)
+        return {run.id for state in (*self._current.values(), *refused) for run in state.runs}
+
     async def load(self) -> None:
         """Memory shows what Redis holds, and changes may be applied again. Raises StoreDown, StateUnreadable."""
         await self._idle()

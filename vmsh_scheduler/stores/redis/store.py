@@ -71,11 +71,13 @@ class RedisStore:
         """Returns the lock that proves it."""
         lock = self.leases.lock_value(lease)
         self.states.lead(lock)
+        self.specs.lead(lock)
         self.dispatch.lead(lock)
         return lock
 
     def follow(self) -> None:
         self.states.follow()
+        self.specs.follow()
         self.dispatch.follow()
 
     async def refresh(self) -> bool:

@@ -1,13 +1,17 @@
 -- Tasks that nobody has claimed are taken out. Whatever is not claimed ends so: a push that comes late changes nothing.
 -- KEYS: two queues of (ready, processing, inflight, payloads, owners), outcomes, lock, "exec_agent_tasks:", "lease:",
---       "exec_lease:"
--- ARGV: lock value, outcome of a withdrawn task; then the ids. Answer: the ids that were taken out
+--       "exec_lease:", meta
+-- ARGV: lock value, outcome of a withdrawn task, number of this step; then the ids. Answer: the ids that were taken out
 if redis.call('GET', KEYS[12]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
 local refused = refusal(2, 11, KEYS[15], 'HDEL', 'LREM', 'LPOP', 'SREM', 'DEL')
 if refused then
   return refused
+end
+local last, by = string.match(redis.call('HGET', KEYS[16], 'withdrawn') or '', '^(%d+) (.*)$')
+if by ~= ARGV[1] or tonumber(last) < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[16], 'withdrawn', ARGV[3] .. ' ' .. ARGV[1])
 end
 local FEW = 8
 local out, gone, begun = {}, { {}, {} }, {}
@@ -16,7 +20,7 @@ for q = 0, 5, 5 do
     begun[id] = true
   end
 end
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local id = ARGV[i]
   local claimed = begun[id] or redis.call('EXISTS', KEYS[15] .. id) == 1
   for q = 0, 5, 5 do
