@@ -92,7 +92,8 @@ class Registry:
                 agent = replace(agent, created_at=known.created_at)
             await self._store(agent, known, by)
             job = registered_job(agent, self._rules.timeout)
-            state = agents.first_state(agent, job.revision, await self._latest(job.id), now)
+            before = await self._latest(job.id)
+            state = agents.first_state(agent, job.revision, before, self._since(now))
             await self._put(job, state, Note("register", now, job.id, {"by": by}), known)
             return agent.key, self._record(agent)
 
@@ -116,7 +117,9 @@ class Registry:
             agent = agents.changed(agent, action, now)
             await self._store(agent, spec, by)
             job, state = registered_job(agent, self._rules.timeout), await self._latest(job_id)
-            await self._put(job, agents.resumed(state, now) if action == "resume" else state, note, spec)
+            if action == "resume":
+                state = agents.resumed(state, self._since(now))
+            await self._put(job, state, note, spec)
             if action == "pause":
                 self.recall([run.id for run in state.runs])
             return agent.key, self._record(agent)
@@ -167,6 +170,10 @@ class Registry:
         """Asked for once the document is stored: meanwhile a run may have begun, ended, or been refused."""
         await self._board.sure(job_id)
         return self._stored(job_id)
+
+    def _since(self, asked: Millis) -> Millis:
+        """A change counts from when it was asked for, but from no instant that the clock was set back behind."""
+        return min(asked, self._board.clock.now())
 
     def _is_full(self, user: str) -> bool:
         """One user's agents must not take the places of all others."""

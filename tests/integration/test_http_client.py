@@ -315,8 +315,8 @@ async def test_the_next_address_is_tried_when_the_first_is_dead(client: HttpClie
         assert (await client.post(url, b"", {}, timeout_s=5, trusted=True)).status == 200
 
 
-async def test_a_connection_that_ended_needs_no_search_for_garbage(client: HttpClient) -> None:
-    """W5: what the parser joined of a long header would stay until then."""
+async def test_w5_a_connection_that_ended_needs_no_search_for_garbage(client: HttpClient) -> None:
+    """What the parser joined of a long header would stay until then."""
     gc.collect()
     gc.disable()
     try:

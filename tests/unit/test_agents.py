@@ -11,6 +11,7 @@ from vmsh_scheduler.domain.plan import Step
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import HOUR, MINUTE, SECOND
 from vmsh_scheduler.first_tick import FirstTick
+from vmsh_scheduler.market.snapshot import valid_address
 
 AGENT = agents.registered({"id": "a", "walletAddress": "kaspa:q", "cycleIntervalMs": HOUR}, "u", NOON)
 OPEN = JobState(slot=NOON, ready_at=NOON)
@@ -54,6 +55,13 @@ class TestFirstTick:
         await first.now(world.engine.board)
         await world.tick()
         assert self.ran(world) == ["ns/fast", "_agents/u/a"]
+
+
+@pytest.mark.parametrize("wallet", ["kaspa:ü", "kaspa:q\n1", "kaspa:" + "q" * 200])
+def test_a_wallet_that_no_market_can_be_asked_for_is_refused(wallet: str) -> None:
+    assert valid_address(wallet) == ""
+    with pytest.raises(agents.Refused, match="wallet_address_invalid"):
+        agents.registered({"id": "a", "walletAddress": wallet}, "u", NOON)
 
 
 def test_the_instant_of_a_full_queue_stays_when_the_agent_is_resumed() -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from tests.support.config import ROOT, agent, job_set, problems
 from vmsh_scheduler.domain.action import Callback, Command
+from vmsh_scheduler.domain.agents import job_id as agent_job_id
+from vmsh_scheduler.domain.agents import named
 from vmsh_scheduler.domain.retry import FlatRetry
 from vmsh_scheduler.domain.trigger import Interval, Since
 
@@ -72,6 +74,16 @@ def test_no_agent_at_all_is_allowed(text: str) -> None:
 def test_the_same_agent_of_two_users_is_two() -> None:
     two = ONE + ONE.removeprefix("agents:\n") + "    userId: u2\n"
     assert set(job_set(agents=two).jobs) == {"_agents/anon/a1", "_agents/u2/a1"}
+
+
+def test_no_id_of_a_file_is_that_of_another_agent() -> None:
+    """`%2F` in a file is three characters, and over the API the slash of `a/b` is written so."""
+    ids = ["a%2Fb", "a%252Fb", "a%b", "ab"]
+    listed = "".join(ONE.removeprefix("agents:\n").replace("a1", f"'{id}'") for id in ids)
+    jobs = job_set(agents="agents:\n" + listed).jobs
+    assert [named(job_id) for job_id in jobs] == [("anon", id) for id in ids]
+    assert [job.lane for job in jobs.values()] == list(jobs)
+    assert agent_job_id("anon", "a/b") not in jobs
 
 
 def test_the_same_agent_twice_is_refused_at_the_second() -> None:

@@ -71,7 +71,7 @@ class Agent:
 
 
 def job_id(user: str, id: str) -> str:
-    """No two pairs share one, whatever characters they hold; a file's names have neither of the two."""
+    """No two pairs share one, whatever characters they hold."""
     return "/".join(("_agents", *(part.replace("%", "%25").replace("/", "%2F") for part in (user, id))))
 
 
@@ -112,7 +112,7 @@ def registered(body: Mapping[str, object], user: str, now: Millis) -> Agent:
         raise Refused("user_id_invalid")
     if not wallet.startswith(WALLETS):
         raise Refused("wallet_address_required")
-    if len(wallet) > LONGEST_WALLET or not _plain(wallet):
+    if len(wallet) > LONGEST_WALLET or not (wallet.isascii() and _plain(wallet)):
         raise Refused("wallet_address_invalid")
     return Agent(
         user=user,
@@ -162,9 +162,20 @@ def _interval(value: object) -> Millis:
 def first_state(agent: Agent, revision: str, before: JobState, now: Millis) -> JobState:
     """Registered anew, everything counts from zero; a run that goes on is not forgotten, so none starts beside it, nor
     is what an operator holds let go."""
-    due = now + min(agent.interval, SOON)
-    state = JobState(revision=revision, first_seen=now, upcoming=Next(due, due))
-    return state._replace(runs=before.runs, newest_slot=before.newest_slot, pause=before.pause)
+    due, newest = now + min(agent.interval, SOON), _newest(before)
+    state = JobState(revision=revision, first_seen=now, upcoming=_due(due, newest))
+    return state._replace(runs=before.runs, newest_slot=newest, pause=before.pause)
+
+
+def _newest(state: JobState) -> Millis | None:
+    """Of all slots whose key was used, or may have been."""
+    used = (state.newest_slot, state.slot, *(run.slot for run in state.runs))
+    return max((slot for slot in used if slot is not None), default=None)
+
+
+def _due(at: Millis, newest: Millis | None) -> Next:
+    """Labelled above `newest`, also while the clock stands behind it."""
+    return Next(at if newest is None else max(at, newest + 1), at)
 
 
 def first_due(due: Millis, started_at: Millis, tick: Millis) -> Millis:
@@ -181,8 +192,7 @@ def resumed(state: JobState, now: Millis) -> JobState:
     """Due after a second; a failed cycle is tried then under its own key."""
     if state.slot is not None:
         return state._replace(ready_at=now + SOON)
-    due = max(now + SOON, (state.newest_slot or 0) + 1)
-    return state._replace(upcoming=Next(due, now + SOON))
+    return state._replace(upcoming=_due(now + SOON, _newest(state)))
 
 
 def record(agent: Agent, state: JobState, *, pending: bool) -> dict[str, object]:

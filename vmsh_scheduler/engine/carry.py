@@ -37,13 +37,20 @@ class Identity:
 
 
 class End(NamedTuple):
-    """When a run ended, and by how much the wall clock was set while it went on."""
+    """When a run ended, and by how much the wall clock was set since it began."""
 
     at: Millis
+    skew: Millis
+    """Of the wall clock against elapsed time, as `at` has it."""
     stepped: Millis = 0
 
+    def by(self, skew: Millis) -> "End":
+        """The same instant by the clock as it stands now: plans are made from it."""
+        step = skew - self.skew
+        return self if abs(step) < SECOND else End(self.at + step, skew, self.stepped + step)
+
     def restated(self, run: Run) -> Run:
-        """Begun by the clock that it ended by: a step is no duration."""
+        """Begun by the clock that `at` is of: a step is no duration."""
         return run if abs(self.stepped) < SECOND else replace(run, started_at=run.started_at + self.stepped)
 
 
@@ -190,10 +197,15 @@ class Carrier:
         """While the outcome waits for the disk, somebody else's process may run."""
         before = self._skew()
         outcome = await executor.run(job, run)
-        end = End(self.board.clock.now(), self._skew() - before)
+        end = self._end(before)
         permit.give_back()
         await self.board.calm()
         await self._conclude(job, run, outcome, executor, end)
+
+    def _end(self, before: Millis | None = None) -> End:
+        """Now; `before`: the skew as the run began, if that was seen."""
+        skew = self._skew()
+        return End(self.board.clock.now(), skew, 0 if before is None else skew - before)
 
     def _skew(self) -> Millis:
         return self.board.clock.now() - self.board.clock.elapsed()
@@ -216,10 +228,11 @@ class Carrier:
 
     async def _settle(self, job: Job, run: Run, outcome: Outcome, executor: Executor, end: End | None = None) -> None:
         """Written first, said afterwards; a disk that refuses is asked again until it takes it, or nobody waits."""
-        end = end or End(self.board.clock.now())
-        seen = end.restated(run)
+        end = end or self._end()
         while True:
             await self.board.steady(job.id)
+            end = end.by(self._skew())
+            seen = end.restated(run)
             job = self.board.jobs.get(job.id, job)
             state = plan.settle(job, self.board.state(job.id), seen, outcome, end.at)
             delay = max(0, run.started_at - run.slot) if run.cause is Cause.SCHEDULE else 0

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.domain.action import Action, Callback
-from vmsh_scheduler.domain.agents import RUNNING, Agent
+from vmsh_scheduler.domain.agents import RUNNING, Agent, job_id
 from vmsh_scheduler.domain.job import Job, OnUnknown, Origin, Policy
 from vmsh_scheduler.domain.retry import FlatRetry
 from vmsh_scheduler.domain.trigger import SECOND, Interval, Millis, Since
@@ -104,7 +104,7 @@ def _judge_callback(callback: Mapping[object, object], place: Place) -> Iterator
 
 
 def _job(spec: "AgentSpec", wanted: Wanted, into: Compiled) -> Job:
-    identity = f"_agents/{spec.user_id}/{spec.agent_id}"
+    identity = job_id(spec.user_id, spec.agent_id)
     interval = max(SHORTEST, spec.cycle_interval_ms)
     trigger, when = into.part(("agent", interval), lambda: Interval(interval, since=Since.FINISH))
     timeout = spec.callback.timeout or TIMEOUT
