@@ -18,7 +18,7 @@ _REFUSED: Mapping[str, str] = {
     "agent_id_invalid": f"an agent's id has at most {LONGEST_ID} characters, all printable",
     "user_id_invalid": f"a user's id has 1 to {LONGEST_ID} characters, all printable",
     "wallet_address_required": "an agent needs a wallet that begins with kaspa: or kaspatest:",
-    "wallet_address_invalid": f"a wallet has at most {LONGEST_WALLET} characters, all printable",
+    "wallet_address_invalid": f"a wallet has at most {LONGEST_WALLET} characters, all printable ASCII",
     "cycle_interval_invalid": "the interval must be a number of ms, of at most ten years",
     "invalid_action": "an agent can be paused, resumed or removed",
 }

@@ -218,6 +218,12 @@ class EngineBesideModel(RuleBasedStateMachine):
         policy = replace(old.policy, misfire_grace=grace)
         job = replace(old, trigger=trigger, policy=policy, revision=f"r{self.revision}", enabled=enabled)
         self.reload(job)
+        self.planned_anew(job_id)
+
+    def planned_anew(self, job_id: str) -> None:
+        """From now: slots that were skipped ahead of a clock that was set back are decided again (guarantee 7)."""
+        known = max(self.clock.wall, self.world.state(job_id).newest_slot or 0)
+        self.told[job_id] = [one for one in self.told[job_id] if one.slot <= known or one.verdict == "fired"]
 
     @rule(job_id=ANY)
     def reload_same_trigger(self, job_id: str) -> None:
@@ -251,7 +257,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     def reset(self, job_id: str) -> None:
         self.do(self.control.reset(job_id, by="test"))
         model = self.said(job_id)
-        model.level = 0
+        model.level, model.kind = 0, ""
         if model.open is not None and not model.held:
             model.ready = self.clock.wall
             model.save()

@@ -33,4 +33,4 @@ def test_the_engine_does_what_the_model_says() -> None:
 def test_what_bites_a_wrong_scheduler_is_told_from_the_real_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     breed(name, monkeypatch)
     with pytest.raises((AssertionError, Usage)):
-        held_against_the_model(300, 40)
+        held_against_the_model(1_500, 40)
