@@ -80,13 +80,19 @@ async def eventually(true: Callable[[], object], world: World | None = None) -> 
         await asyncio.sleep(0.005)
 
 
-async def test_s8_what_was_built_on_a_refused_change_is_refused_with_it(tmp_path: Path) -> None:
+async def hanging(root: Path, level: int) -> tuple[StuckDisk, LocalStore, "asyncio.Task[None]"]:
+    """A change of `a/b` from level 0 to this one waits for its sync."""
     stuck = StuckDisk()
-    store = opened(tmp_path, stuck.disk)
+    store = opened(root, stuck.disk)
     await store.states.apply([Change("a/b", JobState(level=0))])
     stuck.stick()
-    intent = asyncio.ensure_future(store.states.apply([Change("a/b", JobState(level=7))]))
+    intent = asyncio.create_task(store.states.apply([Change("a/b", JobState(level=level))]))
     await eventually(lambda: stuck.hanging)
+    return stuck, store, intent
+
+
+async def test_s8_what_was_built_on_a_refused_change_is_refused_with_it(tmp_path: Path) -> None:
+    stuck, store, intent = await hanging(tmp_path, level=7)
     row = [Change("a/b", JobState(level=7, newest_slot=5)), Change("e/f", JobState(level=5))]
     upon = asyncio.ensure_future(store.states.apply(row, durable=False))
     await store.states.apply([Change("g/h", JobState(level=1))], durable=False)  # nobody else's sync is waited for
@@ -105,12 +111,7 @@ async def test_s8_what_was_built_on_a_refused_change_is_refused_with_it(tmp_path
 
 async def test_s8_a_refused_change_takes_back_nothing_that_came_before_it(tmp_path: Path) -> None:
     """The disk is full for a moment, while what was written before waits for its sync."""
-    stuck = StuckDisk()
-    store = opened(tmp_path, stuck.disk)
-    await store.states.apply([Change("a/b", JobState(level=0))])
-    stuck.stick()
-    intent = asyncio.ensure_future(store.states.apply([Change("a/b", JobState(level=1))]))
-    await eventually(lambda: stuck.hanging)
+    stuck, store, intent = await hanging(tmp_path, level=1)
     stuck.full = True
     with pytest.raises(StateWriteFailed, match="No space left"):
         await store.states.apply([Change("a/b", JobState(level=2))])

@@ -1,7 +1,8 @@
 """While words of one job wait for the store, others are removed, changed or settled: each is decided as it is now."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from tests.support.builders import cadence
@@ -43,18 +44,25 @@ async def world_of(*jobs: Job) -> tuple[World, GatedStates]:
     return world, states
 
 
-async def test_a_job_that_is_removed_while_another_ones_words_wait_is_released_no_more() -> None:
-    """It would stand in line for ever, and whatever ends would wait for it."""
-    world, states = await world_of(LATE, DUE)
+@asynccontextmanager
+async def late_words(world: World, states: GatedStates) -> AsyncIterator[None]:
+    """All are due; what is done meets the tick while words of `a/late` wait. Then it goes on, and another comes."""
     world.clock.move(MINUTE)
     gate = states.shut("a/late")
     tick = asyncio.ensure_future(world.engine.tick())
     await world.settle()
     assert not tick.done()
-    await world.engine.sync({"a/late": LATE}, "cfg2")
+    yield
     gate.set()
     await tick
     await world.tick()
+
+
+async def test_a_job_that_is_removed_while_another_ones_words_wait_is_released_no_more() -> None:
+    """It would stand in line for ever, and whatever ends would wait for it."""
+    world, states = await world_of(LATE, DUE)
+    async with late_words(world, states):
+        await world.engine.sync({"a/late": LATE}, "cfg2")
     board = world.engine.board
     assert (board.waiting, len(world.slots("b/job"))) == ({}, 1)
     assert len(world.slots("a/late")) == 2
@@ -64,14 +72,8 @@ async def test_a_job_that_is_removed_while_another_ones_words_wait_is_released_n
 
 async def test_a_job_that_gets_another_command_while_another_ones_words_wait_starts_with_it() -> None:
     world, states = await world_of(LATE, DUE)
-    world.clock.move(MINUTE)
-    gate = states.shut("a/late")
-    tick = asyncio.ensure_future(world.engine.tick())
-    await world.settle()
-    await world.engine.sync({"a/late": LATE, "b/job": replace(DUE, action=Command(("new",)))}, "cfg2")
-    gate.set()
-    await tick
-    await world.tick()
+    async with late_words(world, states):
+        await world.engine.sync({"a/late": LATE, "b/job": replace(DUE, action=Command(("new",)))}, "cfg2")
     commands = [job.action for job in world.executor.jobs if job.id == "b/job"]
     assert commands == [Command(("true",)), Command(("new",))]
 
