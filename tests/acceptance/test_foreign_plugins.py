@@ -1,5 +1,7 @@
 """What other packages plug into our libraries sees nothing of a configuration."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,9 @@ plugin = Plugin()
 
 
 @pytest.fixture
-def seen(place: Place) -> Path:
+def seen(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Written when a plugin of pydantic, which lies on the path like any installed package's, is loaded."""
+    monkeypatch.delenv("PYDANTIC_DISABLE_PLUGINS", raising=False)  # set here by our own modules, and inherited
     seen = place.root / "seen"
     about = place.write("site/spy-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
     about.with_name("entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n")
@@ -27,6 +30,12 @@ def seen(place: Place) -> Path:
     place.environ["PYTHONPATH"] = str(place.root / "site")
     place.configure(cadences(fast="every: 1h"))
     return seen
+
+
+def test_bites_this_one_is_loaded_where_nobody_forbids_it(place: Place, seen: Path) -> None:
+    words = "import pydantic\nclass Model(pydantic.BaseModel):\n    field: int\n"
+    subprocess.run([sys.executable, "-c", words], env=place.env(), check=True, timeout=60)
+    assert seen.exists()
 
 
 @pytest.mark.parametrize("command", ["validate-config", "status", "tick", "schema namespaces"])

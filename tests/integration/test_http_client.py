@@ -324,6 +324,6 @@ async def test_w5_a_connection_that_ended_needs_no_search_for_garbage(client: Ht
             for _ in range(3):
                 with suppress(CallFailed):
                     await post(client, consumer)
-        await until(lambda: not any(isinstance(one, Connection) for one in gc.get_objects()))
+        await until(lambda: not any(type(one) is Connection for one in gc.get_objects()))
     finally:
         gc.enable()

@@ -69,15 +69,20 @@ async def test_r6_a_record_that_was_edited_is_not_counted_on(tmp_path: Path) -> 
     assert any("pruned rows" in line for line in reader(tmp_path).verify())
 
 
+def looks(root: Path) -> list[int]:
+    """Rows that are left after each look but the last."""
+    left = []
+    with closing(connect_writer(open_directory(root / "scheduler.json"), NOW)) as connection:
+        while not retention.prune(connection, Retention(rows=10), NOW):
+            left.append(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+    return left
+
+
 async def test_r6_much_goes_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New rows wait while old ones go, so each look takes few."""
     await lived(tmp_path, "a/b", 4, Retention())
     monkeypatch.setattr(retention, "AT_ONCE", 300)
-    looks = []
-    with closing(connect_writer(open_directory(tmp_path / "scheduler.json"), NOW)) as connection:
-        while not retention.prune(connection, Retention(rows=10), NOW):
-            looks.append(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
-    assert looks == [900, 600, 300]
+    assert looks(tmp_path) == [900, 600, 300]
     assert reader(tmp_path).verify() == []
 
 
@@ -281,9 +286,5 @@ async def test_r6_no_look_takes_more_than_it_may(tmp_path: Path, monkeypatch: py
     for job in ("a/b", "c/d", "e/f"):
         await lived(tmp_path, job, 3, Retention())
     monkeypatch.setattr(retention, "AT_ONCE", 1000)
-    looks = []
-    with closing(connect_writer(open_directory(tmp_path / "scheduler.json"), NOW)) as connection:
-        while not retention.prune(connection, Retention(rows=10), NOW):
-            looks.append(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
-    assert looks == [1700, 700]
+    assert looks(tmp_path) == [1700, 700]
     assert reader(tmp_path).verify() == []

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ T = TypeVar("T")
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 """For processes of which many run, or for long, and others measure the same lines, and for those that are killed, of
 which nothing would be kept: coverage takes half of their time."""
-_measured: set[tuple[str, ...]] = set()
+_measured: Counter[tuple[str, ...]] = Counter()
 
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
 PATIENCE_S = 60.0
@@ -33,14 +34,12 @@ _ALSO = {"PORT", "HOST", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_
 Document = dict[str, Any]
 
 
-def _first_of(*words: str) -> Mapping[str, str]:
-    """Of each two words only the first command of a test file is measured: coverage costs as much as the command, and
-    the next ones run much the same lines. (Daemons are another matter: of those that a test kills nothing is kept.)"""
-    file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
-    if (file, *words[:2]) in _measured:
-        return UNMEASURED
-    _measured.add((file, *words[:2]))
-    return {}
+def _first_of(*words: str, most: int = 1) -> Mapping[str, str]:
+    """Of each two words only the first commands of a test file are measured: coverage costs as much as the command, and
+    the next ones run much the same lines."""
+    this = (os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], *words[:2])
+    _measured[this] += 1
+    return {} if _measured[this] <= most else UNMEASURED
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE_S) -> T:
@@ -144,7 +143,7 @@ class Place:
             process = subprocess.Popen(
                 [*self.command, *args, verb],
                 cwd=self.root,
-                env=self.env(env),
+                env=self.env({**_first_of(verb, most=3), **(env or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,

@@ -36,6 +36,7 @@ class Decided(NamedTuple):
     verdict: Verdict
     reason: str
     run: str
+    at: Millis = 0
 
 
 class Ended(NamedTuple):
@@ -129,7 +130,8 @@ def tell(story: Story, kind: str, body: Mapping[str, Any]) -> None:
     if kind == "decision":
         decision = decision_from_json(body)
         run, why = decision.run_id, decision.reason.value
-        story.decided += [Decided(slot, decision.verdict, why, run) for slot in slots_of(decision)]
+        at = decision.at
+        story.decided += [Decided(slot, decision.verdict, why, run, at) for slot in slots_of(decision)]
     elif kind == "execution":
         it = execution_from_json(body)
         run_id, outcome = it.run.id, it.outcome
@@ -178,7 +180,7 @@ def _misbooked(job: str, story: Story) -> Iterator[str]:
 
 
 def undecided(stories: Stories, every: Millis) -> list[str]:
-    """Slots without a row: of a cadence the grid has no hole, of an agent each cycle is one interval after the last."""
+    """Slots without a row: the grid of a cadence has no hole, each cycle of an agent is one interval after the last."""
     return [
         finding
         for job, story in stories.items()
@@ -194,11 +196,15 @@ def _holes(job: str, story: Story, every: Millis) -> Iterator[str]:
 
 
 def _missing_cycles(job: str, story: Story, every: Millis) -> Iterator[str]:
+    """A slot that was passed over while the end of a run waited for the store has a row, and moves the next one."""
     ended = {each.slot: each.finished_at for each in story.ended if each.status is Status.OK}
-    slots = sorted(story.fired)
-    for slot, following in pairwise(slots):
-        if slot in ended and following != ended[slot] + every:
-            yield f"{job}: {following} follows {slot}, which ended at {ended[slot]}"
+    passed_over = sorted((row.slot, row.at) for row in story.decided if row.verdict is not Verdict.FIRED)
+    for slot, following in pairwise(sorted(story.fired)):
+        if slot in ended:
+            passed = max((at for label, at in passed_over if slot < label < following), default=0)
+            due = ended[slot] + every
+            if following != (due if due > passed else passed + every):
+                yield f"{job}: {following} follows {slot}, which ended at {ended[slot]}"
 
 
 def against_ledger(stories: Stories, entries: Sequence[Entry]) -> list[str]:

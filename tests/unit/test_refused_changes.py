@@ -1,13 +1,13 @@
 """A disk that refuses for a while makes the engine forget no job: not a new one, not a changed one, none at all."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
 from tests.support.builders import NOON, cadence
-from tests.support.world import FailingStates, World
+from tests.support.world import FailingStates, SlowStates, World
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.decision import Note, Reason
 from vmsh_scheduler.domain.job import Job, Overlap
@@ -15,30 +15,6 @@ from vmsh_scheduler.domain.trigger import HOUR, SECOND, Interval, Millis
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.errors import NotFound, StateWriteFailed
 from vmsh_scheduler.ports import Change
-from vmsh_scheduler.stores.memory import MemoryStates
-
-
-class SlowStates(MemoryStates):
-    """Changes wait for `gate`, and so many of them are refused then; memory shows them meanwhile."""
-
-    gate: asyncio.Event | None = None
-    refusals = 0
-
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
-        gate, before = self.gate, dict(self._states)
-        if gate is None:
-            await super().apply(changes, durable=durable, soon=soon)
-            return
-        for change in changes:
-            if change.state is not None:
-                self._states[change.job_id] = change.state
-        async with asyncio.timeout(10):  # the test waits for what has to wait for the test
-            await gate.wait()
-        if self.refusals:
-            self.refusals -= 1
-            self._states |= {change.job_id: before[change.job_id] for change in changes}
-            raise StateWriteFailed("no space left on device")
-        await super().apply(changes, durable=durable, soon=soon)
 
 
 def world_of(*jobs: Job) -> tuple[World, FailingStates]:
@@ -92,12 +68,12 @@ async def test_s5_a_command_nobody_waits_for_any_more_leaves_its_job_on_the_agen
     world = World(cadence(10), states=states)
     await world.start()
     await world.tick()
-    states.gate = asyncio.Event()
+    states.gate.clear()
     asked = asyncio.ensure_future(Control(world.engine).reset("ns/fast", by="me"))
     await world.settle()
     asked.cancel()
     await asyncio.wait({asked})
-    states.gate = None
+    states.gate.set()
     await world.go(10 * SECOND)
     assert world.slots() == [NOON, NOON + 10 * SECOND]
 
@@ -216,15 +192,14 @@ async def test_s5_a_refused_intent_is_tried_again_before_the_long_nap_is_over() 
     states = SlowStates()
     world = World(cadence(3600, crash_exact=True), states=states)
     await world.start()
-    gate = states.gate = asyncio.Event()
+    states.gate.clear()
     await world.tick()
     world.engine.board.asleep_until = world.clock.wall + 10 * SECOND
     world.engine.wakeup.clear()
     states.refusals = 1
-    gate.set()
+    states.gate.set()
     await world.settle()
     assert world.engine.wakeup.is_set()
-    states.gate = None
     await world.go(SECOND)
     assert world.slots() == [NOON]
 
@@ -233,15 +208,14 @@ async def test_s5_a_job_changed_while_its_intent_waits_is_planned_by_what_came_o
     states = SlowStates()
     world = World(cadence(3600, crash_exact=True), states=states)
     await world.start()
-    gate = states.gate = asyncio.Event()
+    states.gate.clear()
     await world.tick()
     await world.engine.sync({"ns/fast": slower(world.jobs["ns/fast"], 10)}, "cfg2")
     await world.go(2 * SECOND)
     states.refusals = 1
-    gate.set()
+    states.gate.set()
     await world.settle()
     assert world.state().runs == ()
-    states.gate = None
     await world.go(10 * SECOND)
     assert world.slots() == [NOON, NOON + 10 * SECOND]
     assert (world.state().started, world.state().succeeded) == (2, 2)
@@ -252,13 +226,13 @@ async def test_s5_what_a_person_says_waits_for_what_is_being_written() -> None:
     states = SlowStates()
     world = World(cadence(3600, crash_exact=True), states=states)
     await world.start()
-    gate = states.gate = asyncio.Event()
+    states.gate.clear()
     await world.tick()
     assert world.state().runs
     said = asyncio.ensure_future(Control(world.engine).pause("ns/fast", until=None, note="", by="me"))
     await world.settle()
     states.refusals = 1
-    gate.set()
+    states.gate.set()
     await said
     assert world.state().pause is not None
     assert world.state().runs == ()
@@ -272,16 +246,17 @@ async def test_s5_a_refused_outcome_of_one_run_counts_in_no_other(ends: int) -> 
     world.executor.hold = True
     await world.start()
     await world.go(20 * SECOND)
-    gate = states.gate = asyncio.Event()
+    states.gate.clear()
     for run in world.executor.runs[:ends]:
         world.executor.finish(run)
     await world.tick()
     assert len(world.executor.runs) == 2
     states.refusals = 1
-    gate.set()
-    while len(world.finished) < ends:
-        await asyncio.sleep(0.01)
-        await world.tick()
+    states.gate.set()
+    async with asyncio.timeout(30):
+        while len(world.finished) < ends:
+            await asyncio.sleep(0.01)
+            await world.tick()
     assert (world.state().started, world.state().succeeded, len(world.state().runs)) == (3, ends, 3 - ends)
 
 
@@ -292,14 +267,14 @@ async def test_s5_a_job_changed_while_its_slot_is_written_down_starts_as_it_is_n
     await world.start()
     await world.tick()
     world.clock.move(30 * SECOND)
-    gate = states.gate = asyncio.Event()
+    states.gate.clear()
     tick = asyncio.ensure_future(world.engine.tick())
     await world.settle()
     after = {"b/fast": world.jobs["b/fast"]}
     if stays:
         after["ns/fast"] = replace(world.jobs["ns/fast"], action=Command(("new",)), revision="r2")
     await world.engine.sync(after, "cfg2")
-    gate.set()
+    states.gate.set()
     await tick
     await world.go(10 * SECOND)
     assert len(world.slots("b/fast")) == 3

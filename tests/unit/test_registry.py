@@ -1,11 +1,11 @@
 """Agents registered and changed over the API while their cycles begin and end, and while a disk refuses."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
-from tests.support.world import FailingStates, World
+from tests.support.world import SlowStates, World
 from vmsh_scheduler.domain.action import Callback
 from vmsh_scheduler.domain.run import Outcome, Recovery, Run, Status, Trace
 from vmsh_scheduler.domain.spec import Spec
@@ -14,7 +14,6 @@ from vmsh_scheduler.domain.trigger import DAY, MINUTE, SECOND
 from vmsh_scheduler.engine.bounds import Pool
 from vmsh_scheduler.engine.control import Control
 from vmsh_scheduler.errors import StateWriteFailed
-from vmsh_scheduler.ports import Change
 from vmsh_scheduler.registry import Registry, Rules
 from vmsh_scheduler.stores.memory import MemorySpecs
 
@@ -44,22 +43,6 @@ class SlowSpecs(MemorySpecs):
         await self.gate.wait()
         if self.full:
             raise StateWriteFailed("the document cannot be stored: database or disk is full")
-
-
-class SlowStates(FailingStates):
-    """What is written is shown at once, and acknowledged or refused once `gate` is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
-        if not self.full:
-            await super().apply(changes, durable=durable, soon=soon)
-        await self.gate.wait()
-        if self.full:
-            await super().apply(changes, durable=durable, soon=soon)
 
 
 class Scene:

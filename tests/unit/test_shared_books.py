@@ -124,6 +124,16 @@ def test_a_cycle_of_an_agent_that_was_left_out() -> None:
     assert "3010 follows 1000, which ended at 1010" in finding
 
 
+def test_a_cycle_of_an_agent_that_was_passed_over_while_its_end_was_not_written() -> None:
+    stories = record()
+    stories[AGENT].decided.insert(1, Decided(2000, Verdict.SKIPPED, "overlap", "", 2020))
+    stories[AGENT].decided[2] = fired(3020, "5")
+    assert undecided(stories, SECOND) == []
+    stories[AGENT].decided[2] = fired(3010, "5")
+    (finding,) = undecided(stories, SECOND)
+    assert "3010 follows 1000, which ended at 1010" in finding
+
+
 def test_a_start_without_a_row() -> None:
     stories = record()
     del stories[JOB].ended[0]
