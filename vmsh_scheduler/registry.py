@@ -197,11 +197,10 @@ class Registry:
         """`known`: the document before, which counts again if the state cannot be written."""
         if await self._engine.put(job, state, note):
             return
-        why = self._board.write_error
         if known is None:
-            await self._taken_back(self._delete(job.id), why)
+            await self._taken_back(self._delete(job.id))
         else:
-            await self._taken_back(self._specs.save(replace(known, version=known.version + 2)), why)
+            await self._taken_back(self._specs.save(replace(known, version=known.version + 2)))
 
     async def _remove(self, spec: Spec, note: Note) -> list[str]:
         """The runs that it leaves."""
@@ -209,7 +208,7 @@ class Registry:
         runs = [run.id for run in self._stored(spec.id).runs]
         if not await self._engine.drop(spec.id, note):
             self._stored_by[_user_of(spec.id)] += 1
-            await self._taken_back(self._specs.save(replace(spec, version=1)), self._board.write_error)
+            await self._taken_back(self._specs.save(replace(spec, version=1)))
         return runs
 
     async def _delete(self, job_id: str) -> bool:
@@ -217,8 +216,9 @@ class Registry:
         self._stored_by[_user_of(job_id)] -= gone
         return gone
 
-    async def _taken_back(self, undoing: Awaitable[bool], why: str) -> NoReturn:
+    async def _taken_back(self, undoing: Awaitable[bool]) -> NoReturn:
         """A change whose second half was refused; the first would come into force at the next start."""
+        why = self._board.write_error
         try:
             await undoing
         except StateWriteFailed as error:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vmsh_scheduler.domain.job import AGENT_PREFIX
 from vmsh_scheduler.domain.plan import QUEUE_FULL
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, SECOND, Millis, Next
@@ -72,15 +73,14 @@ class Agent:
 
 def job_id(user: str, id: str) -> str:
     """No two pairs share one, whatever characters they hold."""
-    return "/".join(("_agents", *(part.replace("%", "%25").replace("/", "%2F") for part in (user, id))))
+    return AGENT_PREFIX + "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (user, id))
 
 
 def named(job_id: str) -> tuple[str, str] | None:
     """User and id of an agent's job; None for any other."""
-    first, _, rest = job_id.partition("/")
-    user, _, id = rest.partition("/")
-    if first != "_agents":
+    if not job_id.startswith(AGENT_PREFIX):
         return None
+    user, _, id = job_id.removeprefix(AGENT_PREFIX).partition("/")
     return tuple(part.replace("%2F", "/").replace("%25", "%") for part in (user, id))  # type: ignore[return-value]  # two
 
 
@@ -146,7 +146,7 @@ def _plain(text: str) -> bool:
 
 def _interval(value: object) -> Millis:
     """Numbers, also as text; a fraction of a millisecond is dropped (ADR 1). Raises Refused (D24)."""
-    if value is None or value is False or value == "":
+    if value is None:
         return DEFAULT_INTERVAL
     if isinstance(value, str) and ("_" in value or not value.isascii()):
         raise Refused("cycle_interval_invalid")  # Python would read 1_000, and other scripts' digits

@@ -31,6 +31,7 @@ class Planner:
         """Every job within its own period (decision 2); what is not even admitted is admitted by the new clock."""
         for some in _sliced(list(self._board.jobs)):
             await self._plan({id: self._anew(id, by) for id in some})
+            await asyncio.sleep(0)
 
     async def again(self, ids: Sequence[str]) -> None:
         """What could not be written before."""

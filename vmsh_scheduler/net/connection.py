@@ -99,9 +99,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
-        del (
-            self._parser
-        )  # each holds the other: what it joined of a header would stay until the next search for garbage
+        # each holds the other: what it joined of a header would stay until the next search for garbage
+        del self._parser
         if self._done is None or self._done.done():
             return
         if not self._answer.status:

@@ -359,3 +359,12 @@ def _read_all(fd: int, path: Path, wanted: int | None) -> bytes:
     except OSError as error:
         raise StateUnreadable(f"{path} cannot be read: {error.strerror}", hint="see dmesg") from error
     return b"".join(parts)
+
+
+def identity(where: int | Path) -> tuple[int, int]:
+    """Which file it is; (-1, -1): none that can be looked at."""
+    try:
+        status = os.fstat(where) if isinstance(where, int) else where.stat()
+    except OSError:
+        return (-1, -1)
+    return status.st_dev, status.st_ino

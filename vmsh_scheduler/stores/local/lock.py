@@ -8,13 +8,12 @@ import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from vmsh_scheduler.errors import Busy, CannotCreate, Denied, SchedulerError, StateWriteFailed
 from vmsh_scheduler.ports import Clock, Lease
-from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.directory import StateDirectory, identity
 from vmsh_scheduler.stores.local.states import LocalStates
 
 _TEXT_CAP = 4096
@@ -72,7 +71,7 @@ class StateLock:
         if self._identities_differ():
             return f"the state directory {self._directory.path} was moved or replaced"
         path = self._directory.path / self._directory.lock
-        if _identity(path) != self._file_identity:
+        if identity(path) != self._file_identity:
             return f"the lock file {path} was deleted or replaced"
         return ""
 
@@ -105,7 +104,7 @@ class StateLock:
             self._file = None
 
     def _identities_differ(self) -> bool:
-        return _identity(self._directory.path) != _identity(self._fd)
+        return identity(self._directory.path) != identity(self._fd)
 
     def _lock_directory(self, fd: int) -> None:
         try:
@@ -213,11 +212,3 @@ class LocalLeases:
         if not ours:
             self._lock.release()
         return ours
-
-
-def _identity(where: int | Path) -> tuple[int, int]:
-    try:
-        status = os.fstat(where) if isinstance(where, int) else where.stat()
-    except OSError:
-        return (-1, -1)
-    return status.st_dev, status.st_ino

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.errors import StateUnreadable, StateWriteFailed
-from vmsh_scheduler.stores.local.directory import StateDirectory
+from vmsh_scheduler.stores.local.directory import StateDirectory, identity
 from vmsh_scheduler.stores.local.spec_rows import FORMAT, check_version, read
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class SqliteSpecs:
         """Why the last change was refused."""
         self._connection = connection
         self._path = path
-        self._file = _identity(path)
+        self._file = identity(path)
         self._disk = ThreadPoolExecutor(1, "specs")
         self._specs: dict[Key, Spec] = {(spec.kind, spec.id): spec for spec in read(connection)}
 
@@ -69,7 +69,7 @@ class SqliteSpecs:
         """Finished whether or not the caller still waits."""
 
         def written() -> T:
-            if _identity(self._path) != self._file:
+            if identity(self._path) != self._file:
                 raise sqlite3.OperationalError(f"{self._path} was taken away or replaced")
             return work()
 
@@ -98,14 +98,6 @@ def open_specs(directory: StateDirectory) -> SqliteSpecs:
     except (sqlite3.Error, ValueError, TypeError) as error:  # the last two: rows that we never wrote
         hint = "it holds what was registered over the API: restore it from a backup, or move it away to begin without"
         raise StateUnreadable(f"{path} cannot be read: {error}", hint=hint) from error
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _check_format(connection: sqlite3.Connection) -> None:
