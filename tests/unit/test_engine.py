@@ -10,10 +10,10 @@ from tests.support.builders import NOON, agent, cadence
 from tests.support.ledger import slots_of
 from tests.support.world import CALLBACK, FailingStates, World
 from vmsh_scheduler.domain.action import Command
-from vmsh_scheduler.domain.decision import Reason, Verdict
+from vmsh_scheduler.domain.decision import Note, Reason, Verdict
 from vmsh_scheduler.domain.events import ClockStepped, Recovered, StateFailed, StateRestored, Trouble
 from vmsh_scheduler.domain.explain import covers
-from vmsh_scheduler.domain.job import OnUnknown, Overlap, Subject
+from vmsh_scheduler.domain.job import OnUnknown, Origin, Overlap, Subject
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Found, Nothing, Outcome, Recovery, Status, Trace
 from vmsh_scheduler.domain.state import JobState
@@ -116,6 +116,22 @@ async def test_jobs_of_one_lane_take_turns() -> None:
     world.executor.finish(world.executor.runs[0])
     await world.tick()
     assert len(world.executor.runs) == 2
+
+
+async def test_runs_that_overlap_without_end_keep_nobody_from_their_lane() -> None:
+    often, seldom = cadence(10, overlap=Overlap.ALLOW, misfire_grace=HOUR), cadence(3600, id="ns/cold")
+    world = World(replace(often, lane="ns|btc"), replace(seldom, lane="ns|btc"), concurrency=9)
+    world.executor.hold = True
+    await world.start()
+    await world.go(10 * SECOND)
+    first = world.executor.runs[0]
+    assert [run.job_id for run in world.executor.runs] == ["ns/fast"]
+    world.executor.finish(first)
+    await world.tick()
+    assert [run.job_id for run in world.executor.runs] == ["ns/fast", "ns/cold"]
+    world.executor.finish(world.executor.runs[1])
+    await world.go(10 * SECOND)
+    assert world.slots() == [NOON, NOON + 10_000, NOON + 20_000]
 
 
 async def test_a_withdrawn_job_in_a_lane_does_not_strand_the_others() -> None:
@@ -411,6 +427,32 @@ class TestCrash:
         await world.tick()
         assert [(run.attempt, run.previous) for run in world.executor.runs] == [(1, ""), (2, "unknown")]
         assert world.state().unknown == 1
+
+    async def test_each_run_of_a_job_is_counted_as_what_became_of_it(self) -> None:
+        world = World(cadence(10, overlap=Overlap.ALLOW), concurrency=9)
+        world.executor.hold = True
+        await world.start()
+        await world.go(40 * SECOND)
+        ends = [Recovery(trace) for trace in (Trace.UNKNOWN, Trace.RUNNING, Trace.NEVER_BEGAN, Trace.NEVER_BEGAN)]
+        ends.append(Recovery(Trace.FINISHED, Outcome(Status.OK)))
+        world.executor.traces = {run.id: end for run, end in zip(world.executor.runs, ends, strict=True)}
+        world.boot(fence=2)
+        await world.start()
+        assert await world.engine.recover() == Recovered(
+            world.clock.wall, finished=1, never_began=2, adopted=1, unknown=1
+        )
+
+    @pytest.mark.parametrize("trace", [Trace.UNKNOWN, Trace.NEVER_BEGAN])
+    async def test_the_former_run_of_an_agent_registered_anew_is_counted_too(self, trace: Trace) -> None:
+        """Its new life knows nothing of it, so the state does not show what became of it."""
+        world = await self.crashed()
+        former = world.executor.runs[0]
+        world.executor.traces[former.id] = Recovery(trace)
+        job = replace(agent(), origin=Origin.API, id=former.job_id)
+        assert await world.engine.put(job, JobState(runs=(former,)), Note("registered", NOON, job.id))
+        (event,) = [event for event in world.events if isinstance(event, Recovered)]
+        assert (event.unknown, event.never_began) == (trace is Trace.UNKNOWN, trace is Trace.NEVER_BEGAN)
+        assert event.finished == 0
 
     async def test_unknown_is_held_until_resolved(self) -> None:
         world = await self.crashed(on_unknown=OnUnknown.HOLD)

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from tests.support.builders import cadence
+from tests.support.builders import NOON, cadence
 from tests.support.world import World
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.job import Job
-from vmsh_scheduler.domain.trigger import MINUTE, SECOND
+from vmsh_scheduler.domain.trigger import HOUR, MINUTE, SECOND, Interval
 from vmsh_scheduler.ports import Change
 from vmsh_scheduler.stores.memory import MemoryStates
 
@@ -99,6 +99,36 @@ async def test_a_job_whose_outcome_is_answered_while_another_ones_words_wait_sta
     await tick
     await world.tick()
     assert len(world.slots("b/exact")) == 2
+
+
+async def test_a_job_that_is_changed_again_while_its_plan_is_written_is_planned_again() -> None:
+    world, states = await world_of(DUE)
+    slow, fast = (replace(DUE, trigger=Interval(every), revision=f"every {every}") for every in (HOUR, 10 * SECOND))
+    gate = states.shut("b/job")
+    slowing = asyncio.ensure_future(world.engine.sync({"b/job": slow}, "cfg2"))
+    await world.settle()
+    await world.engine.sync({"b/job": fast}, "cfg3")
+    assert not slowing.done()
+    gate.set()
+    await slowing
+    await world.go(20 * SECOND)
+    assert world.slots("b/job") == [NOON, NOON + 10 * SECOND, NOON + 20 * SECOND]
+    assert (world.state("b/job").revision, world.engine.board.unplanned) == (fast.revision, {})
+
+
+async def test_a_job_that_is_removed_while_its_plan_is_written_is_planned_no_more() -> None:
+    world, states = await world_of(LATE, DUE)
+    gate = states.shut("b/job")
+    slow = replace(DUE, trigger=Interval(HOUR), revision="r2")
+    slowing = asyncio.ensure_future(world.engine.sync({"a/late": LATE, "b/job": slow}, "cfg2"))
+    await world.settle()
+    await world.engine.sync({"a/late": LATE}, "cfg3")
+    assert not slowing.done()
+    gate.set()
+    await slowing
+    await world.go(MINUTE)
+    assert (len(world.slots("a/late")), len(world.slots("b/job"))) == (7, 1)
+    assert world.engine.board.unplanned == {}
 
 
 async def test_a_release_of_a_job_that_is_no_more_is_withdrawn() -> None:

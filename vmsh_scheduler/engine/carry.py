@@ -109,32 +109,35 @@ class Carrier:
             return Nothing(Reason.UNCHANGED.value)
         return found if found.target else replace(found, target=job.subject.target)
 
-    async def recover(self, job: Job, run: Run, running: Callable[[], None]) -> None:
+    async def recover(self, job: Job, run: Run, tell: Callable[[Trace], None]) -> None:
         """Find out what became of a run that was open when the last daemon died, and settle it (decision 9).
 
-        `running` is called when it goes on and is waited for."""
+        `tell` is called with it afterwards; of one that goes on, before its end is waited for."""
         executor = self.executors.get(type(job.action))
         if executor is None:
             return
         recovery = await executor.recover(job, run)
-        match recovery.trace:
+        trace = recovery.trace
+        match trace:
             case Trace.NEVER_BEGAN:
                 await self._never_began(job, run)
             case Trace.RUNNING:
-                running()
+                tell(trace)
                 await self._conclude(job, run, await executor.adopt(job, run), executor)
             case Trace.FINISHED if recovery.outcome is not None:
                 await self._settle(job, run, recovery.outcome, executor)
             case _:
-                await self._unknown(job, run, executor, recovery.outcome or LOST)
+                trace = await self._unknown(job, run, executor, recovery.outcome or LOST)
+        tell(trace)
 
-    async def _unknown(self, job: Job, run: Run, executor: Executor, lost: Outcome) -> None:
+    async def _unknown(self, job: Job, run: Run, executor: Executor, lost: Outcome) -> Trace:
+        """What it is once the probe was asked."""
         landed = await executor.probe(job, run)
         if landed is False:
             await self._never_began(job, run)
-            return
-        outcome = LANDED if landed else lost
-        await self._settle(job, run, outcome, executor)
+            return Trace.NEVER_BEGAN
+        await self._settle(job, run, LANDED if landed else lost, executor)
+        return Trace.FINISHED if landed else Trace.UNKNOWN
 
     async def _begin(self, release: Release, found: Found | None) -> Run | None:
         """Write the intent; None = withdrawn, or it could not be written: nothing may start."""

@@ -1,6 +1,7 @@
 """One engine, three ways in: `tick` once, `run` until told to stop, and whoever calls `tick` from outside."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from vmsh_scheduler.domain.action import Action
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.events import ClockStepped, Queued, Recovered, Synced, Ticked, TurnedAway
 from vmsh_scheduler.domain.job import Job
-from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.run import Run, Trace
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
 from vmsh_scheduler.engine.board import Anew, Board, Release
@@ -57,7 +58,7 @@ class Engine:
         self.wakeup = self.board.wakeup
         self.last_tick: Millis = 0
         self.stopping = False
-        self._lanes = Lanes()
+        self._lanes = Lanes(self.board.waits)
         self._tasks: set[asyncio.Task[None]] = set()
         self.turnstile = Turnstile(self.board, bounds, self._start)
         self._progress = asyncio.Event()
@@ -145,45 +146,36 @@ class Engine:
             for run in self.board.state(job_id).runs
             if run.id in self._inherited
         ]
-        before = {job.id: self.board.state(job.id) for job, _ in open_runs}
         known = [self._recover(job, run) for job, run in open_runs]
         if known:
             await asyncio.wait(known, timeout=1.0)
-        report = self._recovered(open_runs, before)
+        found = Counter(one.result() if one.done() else Trace.RUNNING for one in known)
+        report = Recovered(
+            self.clock.now(),
+            finished=found[Trace.FINISHED],
+            never_began=found[Trace.NEVER_BEGAN],
+            adopted=found[Trace.RUNNING],
+            unknown=found[Trace.UNKNOWN],
+        )
         if open_runs:
             self.observer(report)
         return report
 
-    def _recover(self, job: Job, run: Run) -> asyncio.Future[None]:
+    def _recover(self, job: Job, run: Run) -> asyncio.Future[Trace]:
         """Done when the run is settled, or seen to be running still: nobody else waits for that one."""
-        known = asyncio.get_running_loop().create_future()
+        known: asyncio.Future[Trace] = asyncio.get_running_loop().create_future()
 
-        def seen() -> None:
+        def tell(trace: Trace) -> None:
             if not known.done():
-                known.set_result(None)
+                known.set_result(trace)
 
         self._inherited.discard(run.id)
         self._lanes.occupy(job.lane, job.id)
         self.turnstile.take(job)
-        task = self._task(self.carrier.recover(job, run, seen), job)
-        task.add_done_callback(lambda _: seen())
+        task = self._task(self.carrier.recover(job, run, tell), job)
+        task.add_done_callback(lambda _: tell(Trace.RUNNING))  # nobody told, so its state has it open still
         task.add_done_callback(lambda _: self._freed(job))
         return known
-
-    def _recovered(self, runs: Sequence[tuple[Job, Run]], before: Mapping[str, object]) -> Recovered:
-        adopted = never = unknown = finished = 0
-        for job, run in runs:
-            state = self.board.state(job.id)
-            was = before[job.id]
-            if any(r.id == run.id for r in state.runs):
-                adopted += 1
-            elif state.unknown > getattr(was, "unknown", 0):
-                unknown += 1
-            elif state.started < getattr(was, "started", 0):
-                never += 1
-            else:
-                finished += 1
-        return Recovered(self.clock.now(), finished, never, adopted, unknown)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tick whenever something is due, until `stop`; `drain` afterwards."""
@@ -379,7 +371,7 @@ class Engine:
     def _over(self, task: asyncio.Task[None], job: Job) -> None:
         """A lane is free again. An exception here is a defect of ours: the engine stops loudly."""
         self._tasks.discard(task)
-        following = self._lanes.leave(job.lane, job.id, self.board.waits)
+        following = self._lanes.leave(job.lane, job.id)
         if following is not None:
             self.turnstile.next_in_turn(following)
         if not task.cancelled() and task.exception() is not None:

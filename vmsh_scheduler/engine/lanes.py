@@ -2,32 +2,41 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import chain
 
 from vmsh_scheduler.engine.board import Release
 
 
 class Lanes:
-    """A lane is held by one job at a time (however many of its own runs overlap); releases of others wait in line."""
+    """A lane is held by one job at a time, whose runs may overlap until another job waits; that one stands in line."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Callable[[Release], bool]) -> None:
+        self._waits = waits
         self._holders: dict[str, Counter[str]] = {}
         self._lines: dict[str, deque[Release]] = {}
 
     def enter(self, release: Release) -> bool:
         """True: the lane is the job's. False: the release stands in line."""
         lane, job_id = release.job.lane, release.job.id
-        holders = self._holders.get(lane)
-        if holders and any(holder != job_id for holder in holders):
+        if self._is_kept_from(lane, job_id):
             self._lines.setdefault(lane, deque()).append(release)
             return False
         self.occupy(lane, job_id)
         return True
 
+    def _is_kept_from(self, lane: str, job_id: str) -> bool:
+        """By those in line even from a lane that it holds: runs that overlap without end would keep them out."""
+        holders = self._holders.get(lane)
+        if not holders:
+            return False
+        in_line = (release.job.id for release in self._lines.get(lane, ()) if self._waits(release))
+        return any(other != job_id for other in chain(holders, in_line))
+
     def occupy(self, lane: str, job_id: str) -> None:
         """Without asking: a run that goes on since before a crash has its lane already."""
         self._holders.setdefault(lane, Counter())[job_id] += 1
 
-    def leave(self, lane: str, job_id: str, waits: Callable[[Release], bool]) -> Release | None:
+    def leave(self, lane: str, job_id: str) -> Release | None:
         """A run of the lane is over; who is next in line and still waits, if the lane is free now."""
         holders = self._holders[lane]
         holders[job_id] -= 1
@@ -36,13 +45,13 @@ class Lanes:
         if holders:
             return None
         del self._holders[lane]
-        return self._next(lane, waits)
+        return self._next(lane)
 
-    def _next(self, lane: str, waits: Callable[[Release], bool]) -> Release | None:
+    def _next(self, lane: str) -> Release | None:
         line = self._lines.get(lane, deque())
         while line:
             release = line.popleft()
-            if waits(release):
+            if self._waits(release):
                 return release
         self._lines.pop(lane, None)
         return None
