@@ -97,7 +97,7 @@ class Cluster:
         self.terms = 0
         self.recovered = 0
         """Runs that the original had claimed and not finished."""
-        self.collector = Collector(store.dispatch, app.clock, app.observers, store.states.open_runs)
+        self.collector = Collector(store.dispatch, app.clock, app.observers, self._open_runs)
         self.leadership = Leadership(store.leases, app.clock, timing, self._term, store.leases.pttl)
         self._retire = asyncio.Event()
         """Lead no more: the last run of this instance is over."""
@@ -230,7 +230,14 @@ class Cluster:
         )
         await states.apply(found)
         self.recovered += await self.store.dispatch.recover_foreign()
-        await self.store.dispatch.recovered(sorted(states.open_runs()))
+        open_runs = self._open_runs()
+        if open_runs is not None:  # else history waits for a term that can read them all
+            await self.store.dispatch.recovered(sorted(open_runs))
+
+    def _open_runs(self) -> set[str] | None:
+        """None while a state cannot be read, since it may come back with runs of its own."""
+        states = self.store.states
+        return None if states.harmed else states.open_runs()
 
     async def _take_over(self, lease: Lease) -> None:
         handed = {kind: HandedExecutor(self.collector, self._body, here) for kind, here in self.app.local.items()}
@@ -261,8 +268,11 @@ class Cluster:
         )
         for spec in specs.values():
             await self.store.specs.save(replace(spec, version=1))
-        await self.store.states.apply(restored(states, self.store.states.all(), self.app.clock.now()))
-        await self.store.dispatch.presume_lost(sorted(self.store.states.open_runs()))
+        changes = restored(states, self.store.states.all(), self.app.clock.now())
+        again = {run.id for change in changes if change.state is not None for run in change.state.runs}
+        # before the states: whoever leads next, if we die between, must not take these for never begun
+        await self.store.dispatch.presume_lost(sorted(again | self.store.states.open_runs()))
+        await self.store.states.apply(changes)
         await asyncio.sleep(2 * BEAT_S)
 
     async def _govern(self, over: asyncio.Event, lock: str, collecting: "asyncio.Future[None]") -> None:

@@ -294,8 +294,9 @@ class Dispatch(Protocol):
         ...
 
     async def mend(self, waited: Sequence[str]) -> Sequence[str]:
-        """Tasks that were taken out of the store's lists by hand are ready again, or lost if they may have begun; so
-        are those of `waited`, pushed and not seen to end, that it does not know. Returns all these. Leader only."""
+        """Tasks that were taken out of the store's lists by hand are ready again, or lost if they may have begun; those
+        of `waited`, pushed and not seen to end, that it does not know are lost, perhaps after a while in doubt. Returns
+        all these. Leader only."""
         ...
 
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]: ...

@@ -41,6 +41,7 @@ def options(sections: Mapping[str, Any]) -> "RedisOptions":
 
 
 def shape(sections: Mapping[str, Any], instance: str, rows: int) -> "Shape":
+    from vmsh_scheduler.stores.redis.dispatch import DOUBTED
     from vmsh_scheduler.stores.redis.store import Shape
 
     timeout, done = sections["callbacks.timeout_ms"], sections["redis.dedupe_ttl_ms"]
@@ -48,6 +49,7 @@ def shape(sections: Mapping[str, Any], instance: str, rows: int) -> "Shape":
         instance,
         sections["redis.lock_ttl_ms"],
         sections["redis.job_lease_ms"],
+        max(DOUBTED, exec_lease(sections) // 3 + SECOND),
         max(timeout + CALLBACK_MARGIN, min(done, 3 * timeout)),
         done,
         rows,

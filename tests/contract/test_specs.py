@@ -222,7 +222,7 @@ async def test_a_leader_whose_lock_is_anothers_changes_no_document(shared_redis:
 
 
 async def test_a_removal_that_arrives_late_takes_no_newer_document(shared_redis: SharedRedis) -> None:
-    """Its answer was lost, and the agent has been registered anew since."""
+    """Its answer was lost, and the agent has been changed since."""
     async with shared_redis.client() as client:
         late, specs = await leading(client, shared_redis), led(client, shared_redis)
         assert await late.save(FIRST)

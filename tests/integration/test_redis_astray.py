@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.dispatching import RedisCluster, ids, lock_value, redis_cluster, task
+from tests.support.dispatching import RedisCluster, ids, redis_cluster, task
 from tests.support.redis_keys import SharedRedis
 from tests.support.redis_server import RedisServer, administering, serving
 from vmsh_scheduler.domain.run import Trace
 from vmsh_scheduler.engine.handed import LOOK, MEND, Collector
 from vmsh_scheduler.errors import NotLeading, StoreRefuses
 from vmsh_scheduler.ports import Place
-from vmsh_scheduler.stores.redis.dispatch import RedisDispatch
+from vmsh_scheduler.stores.redis.dispatch import DOUBTED
 from vmsh_scheduler.stores.redis.keys import AGENTS, QueueKeys
 
 OK = {"status": "ok"}
@@ -215,11 +215,11 @@ class TestClaim:
     ) -> None:
         leader = await cluster.leader("l")
         await leader.push([task(1)])
-        claims = await leader.claim(AGENTS, 1, 1_000)
+        claims = await leader.claim(AGENTS, 1, 10_000)
         admin.delete(queue.inflight)
         admin.set(queue.inflight, "mine")
         assert (await leader.extend(claims, LONG)).keys() == {"t1"}
-        assert admin.pttl(cluster.shared.keys.exec_lease("t1")) > 1_000
+        assert admin.pttl(cluster.shared.keys.exec_lease("t1")) > 10_000
         admin.delete(queue.inflight)
         await leader.extend(claims, LONG)
         assert admin.zrange(queue.inflight, 0, -1) == ["t1"]
@@ -245,15 +245,17 @@ class TestMend:
     ) -> None:
         leader = await cluster.leader("l")
         await leader.push([task(1), task(2)])
-        (kept,) = await leader.claim(AGENTS, 1, LONG)
-        (short,) = await leader.claim(AGENTS, 1, 300)
+        kept, short = await leader.claim(AGENTS, 2, LONG)
         admin.delete(queue.inflight)
         assert await leader.withdraw(["t1"]) == []
         assert (await leader.places(["t1"]))["t1"] is Place.CLAIMED
         assert sorted(await leader.mend([])) == ["t1", "t2"]
         assert await leader.lost() == []
+        admin.pexpire(cluster.shared.keys.exec_lease("t2"), SHORT)
+        admin.delete(queue.inflight)
+        assert sorted(await leader.mend([])) == ["t1", "t2"]
         assert await leader.finish(kept, OK)
-        await cluster.wait(350)
+        await cluster.wait(SHORT + 50)
         assert await leader.lost() == [short.task.id]
 
     async def test_who_may_have_begun_is_lost_and_not_ready(
@@ -304,6 +306,7 @@ class TestMend:
     async def test_the_leader_gets_an_outcome_of_what_was_taken_out_in_a_while(
         self, cluster: RedisCluster, admin: Any, queue: QueueKeys
     ) -> None:
+        """What is gone altogether may have a worker, which gets time to notice before anything begins in its place."""
         leader, clock = await cluster.leader("l"), Later(cluster)
         collector = Collector(leader, clock, lambda _event: None)
         waiting = [asyncio.create_task(collector.hand_over(task(n))) for n in (1, 2)]
@@ -312,6 +315,14 @@ class TestMend:
         admin.delete(queue.ready)
         admin.hdel(queue.payloads, "t2")
         clock.ahead = MEND
+        for _ in range(2):
+            await collector.tick()
+            assert not waiting[1].done()
+            assert (await leader.places(["t2"]))["t2"] is Place.LOST
+            clock.ahead += MEND
+        inflight = cluster.shared.keys.queue("").inflight
+        assert milliseconds(admin) < admin.zscore(inflight, "t2") <= milliseconds(admin) + DOUBTED
+        admin.zadd(inflight, {"t2": 1})  # that time is over
         await collector.tick()
         unknown = await asyncio.wait_for(waiting[1], 10)
         assert (unknown.status.value, unknown.code) == ("unknown", "lost")
@@ -341,13 +352,13 @@ class TestForgotten:
                 await self._is_lost_and_later_ones_are_not(promoted)
 
     async def _is_lost_and_later_ones_are_not(self, cluster: RedisCluster) -> None:
-        leader, clock = await forgetful(cluster), Later(cluster)
+        leader, clock = await cluster.leader("l"), Later(cluster)
         collector = Collector(leader, clock, lambda _event: None)
         await leader.recovered(["t1"])
         await collector.tick()
         assert (await collector.recovery("t1")).trace is Trace.RUNNING
         waiting = asyncio.create_task(collector.outcome("t1"))
-        await cluster.wait(SHORT + 50)
+        await cluster.client().zadd(cluster.shared.keys.queue("").inflight, {"t1": 1})  # its time is over
         clock.ahead = LOOK
         await collector.tick()
         outcome = await asyncio.wait_for(waiting, 10)
@@ -370,17 +381,30 @@ class TestForgotten:
         self, cluster: RedisCluster, admin: Any
     ) -> None:
         """Its job is in no file at the moment, or Redis stalls while its recovery is asked for."""
-        leader = await forgetful(cluster)
+        leader = await cluster.leader("l")
         restarted(admin, cluster)
         await leader.push([task(1)])
         await leader.recovered(["t1", "t2"])
         assert not await leader.doubt(["t3"])
         assert admin.zrange(cluster.shared.keys.queue("").inflight, 0, -1) == ["t2"]
-        await cluster.wait(SHORT + 50)
+        admin.zadd(cluster.shared.keys.queue("").inflight, {"t2": 1})  # its time is over
         collector = Collector(leader, cluster.clock, lambda _event: None, lambda: {"t1", "t2"})
         await collector.tick()
         asked = [asyncio.create_task(collector.recovery(id)) for id in ("t1", "t2", "t3")]
         assert [(await one).trace for one in asked] == [Trace.RUNNING, Trace.UNKNOWN, Trace.NEVER_BEGAN]
+
+    async def test_history_is_settled_only_once_every_open_run_was_looked_for(
+        self, cluster: RedisCluster, admin: Any
+    ) -> None:
+        """A leader that fails in between leaves it to the next one."""
+        leader = await cluster.leader("l")
+        restarted(admin, cluster)
+        take_away(admin, "zadd")
+        with pytest.raises(StoreRefuses):
+            await leader.recovered(["t1"])
+        give_back(admin)
+        await leader.recovered(["t1"])
+        assert admin.zrange(cluster.shared.keys.queue("").inflight, 0, -1) == ["t1"]
 
     async def test_where_info_may_not_be_asked_nothing_is_doubted(self, cluster: RedisCluster, admin: Any) -> None:
         leader = await cluster.leader("l")
@@ -399,17 +423,14 @@ class TestForgotten:
         assert admin.hget(cluster.shared.keys.meta, "history") is None
 
 
+def milliseconds(admin: Any) -> int:
+    seconds, micros = admin.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def restarted(admin: Any, cluster: RedisCluster) -> None:
     """As if the newest leader had settled with another start of this server."""
     admin.hset(cluster.shared.keys.meta, "history", "0" * 40)
-
-
-async def forgetful(cluster: RedisCluster) -> RedisDispatch:
-    """The leader's, for whom what may be forgotten counts as claimed for a moment only."""
-    await cluster.leader("l")
-    leader = RedisDispatch(cluster.client(), cluster.shared.keys, cluster.clock, "l", doubted=SHORT)
-    leader.lead(lock_value("l", 7))
-    return leader
 
 
 class Later:

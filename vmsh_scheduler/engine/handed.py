@@ -38,9 +38,10 @@ class Collector:
         dispatch: Dispatch,
         clock: Clock,
         observer: Observer,
-        open_runs: Callable[[], Collection[str]] | None = None,
+        open_runs: Callable[[], Collection[str] | None] = lambda: None,
     ) -> None:
-        """`open_runs`: of all states, acknowledged or not; outcomes of others are left by jobs that are gone."""
+        """`open_runs`: of all states, acknowledged or not; outcomes of others are left by jobs that are gone. None: not
+        known."""
         self.dispatch = dispatch
         self.lost = 0
         """Claims that ran out."""
@@ -163,11 +164,10 @@ class Collector:
 
     async def _sweep(self) -> None:
         """Outcomes that no state knows and nobody waits for go."""
-        if self._open_runs is not None:
-            there = await self.dispatch.outcomes()  # asked first: what ends meanwhile was open before
-            stale = set(there).difference(self._waiting, self._asked, self._open_runs()) if there else ()
-            if stale:
-                await self.dispatch.forget(sorted(stale))
+        there = await self.dispatch.outcomes()  # asked first: what ends meanwhile was open before
+        open_runs = self._open_runs() if there else None
+        if open_runs is not None:
+            await self.dispatch.forget(sorted(set(there).difference(self._waiting, self._asked, open_runs)))
 
     async def _resolve_doubts(self) -> None:
         """Before anything else: they must not run as well. What is not claimed ends with code `resources`, whether it

@@ -21,10 +21,10 @@ from vmsh_scheduler.stores.stand_ins import LOST, WITHDRAWN, Document
 BATCH = 200
 """Tasks that one script handles: a millisecond or two, so that nobody waits long for the server."""
 KIND = "agent_cycle"
-WAITED, OPEN = 2, 3
+UNSEEN = 2
 """For dispatch_mend.lua, where a queue would be: of these nothing is seen but that they are waited for, or open."""
 DOUBTED: Millis = 20_000
-"""How long what the store may have forgotten counts as claimed: its worker sees meanwhile that the claim is gone."""
+"""The least that what the store may have forgotten counts as claimed: its worker notices meanwhile."""
 JOB_LEASE: Millis = 15_000
 
 _LOOK = "dispatch_look"
@@ -159,7 +159,7 @@ class RedisDispatch:
         looked at again there."""
         self._must_lead()
         astray = [words for queue in (0, 1) for words in await self._astray(queue)]
-        return await self._mended([*astray, *((WAITED, id) for id in waited)])
+        return await self._mended([*astray, *((UNSEEN, id) for id in waited)])
 
     async def places(self, ids: Sequence[str]) -> Mapping[str, Place]:
         queues = self._queues
@@ -173,13 +173,13 @@ class RedisDispatch:
     async def doubt(self, ids: Sequence[str]) -> Sequence[str]:
         self._must_lead()
         _, another = await self._history.look()
-        return await self._mended([(OPEN, id) for id in ids]) if another else ()
+        return await self._mended([(UNSEEN, id) for id in ids]) if another else ()
 
     async def recovered(self, open_runs: Sequence[str]) -> None:
         lock = self._must_lead()
         name, another = await self._history.look()
         if another:
-            await self._mended([(OPEN, id) for id in open_runs])
+            await self._mended([(UNSEEN, id) for id in open_runs])
         await self._history.settle(lock, name)
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
@@ -232,7 +232,7 @@ class RedisDispatch:
         keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock, self._exec_lease, self._keys.wake]
         done: list[str] = []
         for batch in _batches(words):
-            args: list[Argument] = [lock, _json(LOST), self._doubted, *chain(*batch)]
+            args: list[Argument] = [lock, self._doubted, *chain(*batch)]
             done += await _MEND.run(self._client, keys, args)
         return done
 

@@ -46,10 +46,9 @@ _TYPES = {
     **{f"{queue}{part}": type for queue in ("cycle_queue", "command_queue") for part, type in _QUEUE.items()},
 }
 """Of every name that stands for one key, as the server calls it."""
-_FIXED = frozenset((*(name for name in PERMANENT if "*" not in name), "leader_lock"))
 _FAMILY = re.compile(
     r"(?s:exec_agent_tasks:.*:.*|exec_lease:.+|lease:.*:.*|callback_dedupe:.+:(?:done|lease)|quota:.+:[0-9]+"
-    r"|specs:agent|journal:(?:.*/.*)?|reply:[0-9a-f]{32})"
+    r"|journal:(?:.*/.*)?|reply:[0-9a-f]{32})"
 )
 """As narrow as what is filed there: agents are `<user>:<agent>`, jobs have a slash, the program's own notes no name."""
 
@@ -95,7 +94,7 @@ class Keys:
     def is_ours(self, key: str) -> bool:
         """By its name alone, which another deployment's key may have too if its prefix begins with this one."""
         name = key.removeprefix(self.named(""))
-        return name != key and (name in _FIXED or _FAMILY.fullmatch(name) is not None)
+        return name != key and (name in _TYPES or _FAMILY.fullmatch(name) is not None)
 
     def queue(self, pool: str) -> QueueKeys:
         """Of the agents or of the commands; there are no more pools."""

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from vmsh_scheduler.domain import agents
@@ -49,6 +50,8 @@ class RedisSpecs:
         """The collection's number when it was read."""
         self._writes = 0
         """Of this instance."""
+        self._steps = count(1)
+        """What is written, in the order in which it is to be heard."""
 
     def lead(self, lock_value: str) -> None:
         """Documents are written as long as the lock's key holds this value."""
@@ -105,9 +108,9 @@ class RedisSpecs:
         """A number that is not the next one after ours shows that others wrote too: the next look reads all."""
         if not self._lock:
             raise NotLeading("this instance does not lead", hint="only the leader writes documents")
-        keys = [self._keys.specs(kind), self._keys.specs_version, self._keys.leader_lock]
+        keys = [self._keys.specs(kind), self._keys.specs_version, self._keys.leader_lock, self._keys.meta]
         try:
-            number = int(await script.run(self._client, keys, [self._lock, *args]))
+            number = int(await script.run(self._client, keys, [self._lock, next(self._steps), *args]))
         except StoreDown as down:
             raise StateWriteFailed(f"the document cannot be stored: {down.message}", hint=down.hint) from down
         self._writes += 1

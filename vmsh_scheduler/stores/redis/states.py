@@ -41,8 +41,6 @@ YIELD_EVERY = 25
 """States that are read without a pause: some milliseconds."""
 LOADS = 5
 """How often a picture that changed while it was taken is taken again."""
-_TYPES = ("string", "hash", "hash", "hash", "hash", "stream", "hash", "hash", "zset")
-"""Of the fixed keys, as states_apply.lua looks at them too."""
 
 
 @dataclass(slots=True)
@@ -250,7 +248,9 @@ class RedisStates:
         pipe = self._client.pipeline(transaction=False)
         for key in self._fixed:
             pipe.type(key)
-        for key, found, ours in zip(self._fixed, await guarded(pipe.execute()), _TYPES, strict=True):
+        types = self._keys.types()
+        for key, found in zip(self._fixed, await guarded(pipe.execute()), strict=True):
+            ours = types[key]
             if found not in (ours, "none"):
                 hint = "another program uses the prefix: see redis.prefix"
                 raise StoreRefuses(f"{key} holds a {found}, not a {ours} of ours (WRONGTYPE)", hint=hint)

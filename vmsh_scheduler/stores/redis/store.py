@@ -30,6 +30,8 @@ class Shape:
     instance: str
     lock_ttl: Millis
     job_lease: Millis
+    doubted: Millis
+    """What the store may have forgotten counts as claimed for so long: its worker notices meanwhile."""
     callback_lease: Millis
     done_ttl: Millis
     rows: int
@@ -109,7 +111,7 @@ def open_redis(options: RedisOptions, shape: Shape, clock: Clock, mirror: Mirror
         RedisJournal(connect_sync(options), keys),
         RedisSpecs(client, keys, check=check_agent, bar=bar),
         RedisLeases(client, keys, clock, instance=shape.instance, ttl_ms=shape.lock_ttl),
-        RedisDispatch(client, keys, clock, shape.instance, job_lease=shape.job_lease, junk=junk),
+        RedisDispatch(client, keys, clock, shape.instance, job_lease=shape.job_lease, doubted=shape.doubted, junk=junk),
         RedisDedupe(client, keys, lease_ms=shape.callback_lease, done_ms=shape.done_ttl),
         RedisCounters(client, keys),
         Identity(client, keys),

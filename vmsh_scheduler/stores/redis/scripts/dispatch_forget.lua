@@ -3,7 +3,7 @@
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
-local refused = refusal(0, 1, KEYS[2] .. '_probe')
+local refused = refusal(0, 1)
 if refused then
   return refused
 end

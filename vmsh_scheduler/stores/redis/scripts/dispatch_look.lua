@@ -3,7 +3,7 @@
 -- making it, so each task's first write is of that kind, and what takes away comes after it.
 local KINDS = { 'list', 'list', 'zset', 'hash', 'hash' } -- of a queue's keys
 local TRIES = {
-  DEL = {}, HDEL = { '' }, LPOP = {}, LREM = { 0, '' }, PEXPIRE = { 1 }, SET = { '', 'XX', 'PX', 1 }, SREM = { '' },
+  DEL = {}, HDEL = { '' }, LPOP = {}, LREM = { 0, '' }, SET = { '', 'XX', 'PX', 1 }, SREM = { '' },
   ZADD = { 'XX', 0, '' }, ZREM = { '' },
 }
 

@@ -1,9 +1,10 @@
 -- Tasks that stand in no list, because one was removed by hand or a server stopped half-way, stand in one again.
 -- Whoever may have begun is looked at as a claim, which `lost` ends if nobody has it; the others become ready. What is
--- waited for and is gone altogether ends as lost. What the original left in no list stays as it is: it may be done.
+-- gone altogether counts as claimed for a while: its worker may go on until it next extends its claim. What the original
+-- left in no list stays as it is: it may be done.
 -- KEYS: two queues of (ready, processing, inflight, payloads, owners), outcomes, lock, "exec_lease:", wake
--- ARGV: lock value, outcome of a lost task, ms that what the store may have forgotten counts as claimed;
---       then (queue 0|1, or 2 = waited for, 3 = open and perhaps forgotten, id) each
+-- ARGV: lock value, ms that what the store may have forgotten counts as claimed;
+--       then (queue 0|1, or 2 = perhaps forgotten, id) each
 -- Answer: the ids of those that something was done about
 if redis.call('GET', KEYS[12]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
@@ -50,14 +51,12 @@ local function known(id)
   return found
 end
 
-for i = 4, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   local q, id = tonumber(ARGV[i]) * 5, ARGV[i + 1]
   local done = false
   if q == 10 then
-    done = not known(id) and redis.call('HSETNX', KEYS[11], id, ARGV[2]) == 1
-  elseif q == 15 then
     done = not known(id) and redis.call('HEXISTS', KEYS[11], id) == 0
-      and redis.call('ZADD', KEYS[8], now + tonumber(ARGV[3]), id) == 1
+      and redis.call('ZADD', KEYS[8], now + tonumber(ARGV[2]), id) == 1
   elseif ours(q, id) and not stands(1, q, id) and not redis.call('ZSCORE', KEYS[q + 3], id) then
     put_back(q, id)
     done = true

@@ -1,17 +1,21 @@
--- KEYS: specs:<kind>, specs_version, leader_lock
--- ARGV: lock value, id, its new version, text, channel, name of this request
+-- KEYS: specs:<kind>, specs_version, leader_lock, meta
+-- ARGV: lock value, number of this step, id, its new version, text, channel, name of this request
 -- Returns the new number of the whole collection, or 0: somebody else changed the document meanwhile.
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then
   return redis.error_reply('NOTLEADING the lock is not yours')
 end
-local stored, version = redis.call('HGET', KEYS[1], ARGV[2]), 0
+local stored, version = redis.call('HGET', KEYS[1], ARGV[3]), 0
 if stored then
   local spec = cjson.decode(stored)
-  if spec.request == ARGV[6] then return tonumber(redis.call('GET', KEYS[2]) or '0') end
+  if spec.request == ARGV[7] then return tonumber(redis.call('GET', KEYS[2]) or '0') end
   version = tonumber(spec.version)
 end
-if tonumber(ARGV[3]) ~= version + 1 then return 0 end
+if tonumber(ARGV[4]) ~= version + 1 then return 0 end
+local last, by = string.match(redis.call('HGET', KEYS[4], 'removed') or '', '^(%d+) (.*)$')
+if by == ARGV[1] and tonumber(ARGV[2]) < tonumber(last) then -- versions began at 1 again
+  return redis.error_reply('STALE the leader has removed documents since')
+end
 local now = redis.call('INCR', KEYS[2]) -- first: it is what may fail, and then nothing is written
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
-redis.pcall('PUBLISH', ARGV[5], 'specs')
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[5])
+redis.pcall('PUBLISH', ARGV[6], 'specs')
 return now
