@@ -29,6 +29,7 @@ def test_the_engine_does_what_the_model_says() -> None:
     held_against_the_model(60, 40)
 
 
+@pytest.mark.no_cover  # what it runs is measured with others, and measuring takes twice as long
 @pytest.mark.parametrize("name", MUTANTS)
 def test_what_bites_a_wrong_scheduler_is_told_from_the_real_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     breed(name, monkeypatch)

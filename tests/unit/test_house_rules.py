@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_cover  # it reads the program rather than running it
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("vmsh_scheduler", "bench") for path in (ROOT / package).rglob("*.py"))
 BESIDE = sorted(path for directory in ("tests", "docs/examples") for path in (ROOT / directory).rglob("*.py"))
