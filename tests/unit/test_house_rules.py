@@ -22,7 +22,7 @@ VAGUE_CLASS = re.compile(r"(Manager|Helper|Util|Utils|Base)(?=[A-Z_]|$)")
 VAGUE_MODULE = re.compile(r"(^|_)(manager|helpers?|utils?|base|common|misc)(_|$)")
 BARE = re.compile(
     r"#\s*((ruff:\s*)?noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[a-z-]+(,\s*[a-z-]+)*\])?)\s*$"
-    r"|pytest\.(mark\.)?(skip|xfail)(\(\))?$"
+    r"|pytest\.(mark\.)?(skip|xfail|no_cover)(\(\))?$|#\s*pragma: no \w+$"
 )
 """An exemption, and nothing beside it."""
 
@@ -122,7 +122,7 @@ def test_nothing_prints_on_its_own() -> None:
 
 
 def test_every_exemption_has_its_reason() -> None:
-    """`noqa` and `type: ignore` name their rule, and say why beside it; a test that is skipped says why."""
+    """`noqa` and `type: ignore` name their rule and say why; a test that is skipped or not measured says why."""
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in (*SOURCES, *BESIDE)
@@ -153,6 +153,8 @@ def test_the_rules_bite() -> None:
         "# type: ignore[arg-type, misc]",
         "@pytest.mark.skip",
         "pytest.skip()",
+        "@pytest.mark.no_cover",
+        "# pragma: no cover",
     ],
 )
 def test_a_reason_is_missed(exemption: str) -> None:
