@@ -19,10 +19,9 @@ $(STAMP): pyproject.toml
 run: $(STAMP) ## Set up, then start the daemon on config/
 	@exec $(BIN)/vmsh-scheduler run
 
-# compiled here, once: every worker would do it anew, and where PYTHONDONTWRITEBYTECODE is set each started command
+# compiled here, once: where PYTHONDONTWRITEBYTECODE is set, thousands of started commands would each do it anew
 test: $(STAMP) check ## Set up, then everything CI runs
-	@$(BIN)/python -m compileall -q vmsh_scheduler
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -q >/dev/null
+	@$(BIN)/python -m compileall -q vmsh_scheduler tests
 	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
 

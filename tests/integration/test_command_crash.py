@@ -140,14 +140,14 @@ class TestAdopted:
 
     async def test_t1_the_time_before_its_adoption_counts_whatever_the_clock_did(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60", limit=3_000) as dead:
-            begun = time.monotonic()  # at most the start of a process late
             dead.kill()
             await asyncio.sleep(2.5)
             run = replace(dead.run, started_at=dead.run.started_at + DAY, deadline=dead.run.deadline + DAY)
+            adopted = time.monotonic()
             outcome = await stage.executor.adopt(dead.job, run)
             ended = time.monotonic()
         assert outcome.code == "timeout"
-        assert ended - begun < 5.4, "not from its adoption on"  # which would be 5.5
+        assert ended - adopted < 3, "not from its adoption on"
 
     async def test_hurry_ends_it_too(self, stage: Stage) -> None:
         with host(stage, "echo up; exec sleep 60") as dead:

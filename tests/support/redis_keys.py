@@ -6,7 +6,36 @@ from fnmatch import fnmatchcase
 
 from tests.support.redis_server import RedisServer
 from vmsh_scheduler.stores.redis.connect import Client, RedisOptions, SyncClient, connect, connect_sync
-from vmsh_scheduler.stores.redis.keys import PERMANENT, Keys
+from vmsh_scheduler.stores.redis.keys import Keys
+
+PERMANENT = (
+    "agents",
+    "agent_schedule",
+    "cycle_queue",
+    "cycle_queue_processing",
+    "cycle_queue_inflight",
+    "cycle_queue_payloads",
+    "cycle_queue_task_owners",
+    "exec_agent_tasks:*",
+    "leader_fence",
+    "states",
+    "specs:*",
+    "specs_version",
+    "journal:*",
+    "journal_base",
+    "journal_heads",
+    "journal_recent",
+    "outcomes",
+    "command_queue",
+    "command_queue_processing",
+    "command_queue_inflight",
+    "command_queue_payloads",
+    "command_queue_task_owners",
+    "instances",
+    "meta",
+    "requests",
+)
+"""Patterns of the names, without prefix, of keys that live without a TTL; every other key has one."""
 
 
 class SharedRedis:

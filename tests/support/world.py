@@ -1,7 +1,7 @@
 """An engine in virtual time: a clock that is told, an executor that plays a script, stores in memory."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,22 +137,16 @@ class SlowStates(FailingStates):
 
     async def apply(self, changes: Sequence[Change], *, durable: bool = True, soon: bool = False) -> None:
         if not self.gate.is_set():
-            before = {change.job_id: self._states.get(change.job_id) for change in changes}
-            self._show({change.job_id: change.state for change in changes if change.state is not None})
+            before = [Change(change.job_id, self._states.get(change.job_id)) for change in changes]
+            shown = [Change(change.job_id, change.state) for change in changes if change.state is not None]
+            await MemoryStates.apply(self, shown)
             async with asyncio.timeout(10):  # the test waits for what has to wait for the test
                 await self.gate.wait()
             if self.full or self.refusals:
                 self.refusals = max(0, self.refusals - 1)
-                self._show(before)
+                await MemoryStates.apply(self, before)
                 raise StateWriteFailed("no space left on device")
         await super().apply(changes, durable=durable, soon=soon)
-
-    def _show(self, states: Mapping[str, JobState | None]) -> None:
-        for job_id, state in states.items():
-            if state is None:
-                self._states.pop(job_id, None)
-            else:
-                self._states[job_id] = state
 
 
 class World:

@@ -126,8 +126,7 @@ class StateLock:
         self._file = lock
 
     def _sign(self, fd: int) -> None:
-        status = os.fstat(fd)
-        self._file_identity = (status.st_dev, status.st_ino)
+        self._file_identity = identity(fd)
         self._directory.adopt(fd, os.fstat(self._directory.fd))
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now() / 1000))
         text = f"pid {os.getpid()}\nhost {socket.gethostname()}\nsince {since}\ncommand {self._command}\n"

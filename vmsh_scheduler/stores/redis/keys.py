@@ -6,35 +6,6 @@ from dataclasses import dataclass
 AGENTS = "agents"
 """The pool whose queue a reader of the original's keys finds where it expects it."""
 
-PERMANENT = (
-    "agents",
-    "agent_schedule",
-    "cycle_queue",
-    "cycle_queue_processing",
-    "cycle_queue_inflight",
-    "cycle_queue_payloads",
-    "cycle_queue_task_owners",
-    "exec_agent_tasks:*",
-    "leader_fence",
-    "states",
-    "specs:*",
-    "specs_version",
-    "journal:*",
-    "journal_base",
-    "journal_heads",
-    "journal_recent",
-    "outcomes",
-    "command_queue",
-    "command_queue_processing",
-    "command_queue_inflight",
-    "command_queue_payloads",
-    "command_queue_task_owners",
-    "instances",
-    "meta",
-    "requests",
-)
-"""Patterns of the names, without prefix, of keys that live without a TTL; every other key has one."""
-
 _QUEUE = {"": "list", "_processing": "list", "_inflight": "zset", "_payloads": "hash", "_task_owners": "hash"}
 _TYPES = {
     **dict.fromkeys(("agents", "states", "specs:agent", "journal_base", "journal_heads"), "hash"),
