@@ -363,7 +363,11 @@ class EngineBesideModel(RuleBasedStateMachine):
         for model in closing:
             model.close(model.nothing_to_do() or "")
         wanted = [model for model in wanted if model not in closing]
-        free = holder in wanted and not any(model.queued for model in wanted) if holder else bool(wanted)
+        free = (
+            holder in wanted and not any(model.queued for model in wanted if model is not holder)
+            if holder
+            else bool(wanted)
+        )
         outrun = bool(holder) and wanted != [holder] and not started  # another came in the same tick, before it
         assert outrun or len(started) == free, (
             f"{[m.job.id for m in wanted]} may start, {[m.job.id for m in started]} did"

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.builders import NOON, agent, cadence
 from tests.support.ledger import slots_of
-from tests.support.world import CALLBACK, FailingStates, World
+from tests.support.virtual_time import run_virtual
+from tests.support.world import CALLBACK, FailingStates, SlowStates, World
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.decision import Note, Reason, Verdict
 from vmsh_scheduler.domain.events import ClockStepped, Recovered, StateFailed, StateRestored, Trouble
@@ -132,6 +133,23 @@ async def test_runs_that_overlap_without_end_keep_nobody_from_their_lane() -> No
     world.executor.finish(world.executor.runs[1])
     await world.go(10 * SECOND)
     assert world.slots() == [NOON, NOON + 10_000, NOON + 20_000]
+
+
+@pytest.mark.parametrize("word", ["pause", "reload"])
+async def test_a_slot_that_stood_behind_a_withdrawn_job_starts_beside_its_own(word: str) -> None:
+    often, seldom = cadence(10, overlap=Overlap.ALLOW, misfire_grace=HOUR), cadence(3600, id="ns/cold")
+    world = World(replace(often, lane="ns|btc"), replace(seldom, lane="ns|btc"), concurrency=9)
+    world.executor.hold = True
+    await world.start()
+    await world.go(10 * SECOND)
+    assert world.slots() == [NOON]
+    if word == "pause":
+        await Control(world.engine).pause("ns/cold", until=None, note="", by="me")
+    else:
+        await world.engine.sync({"ns/fast": world.jobs["ns/fast"]}, "other")
+    await world.go(20 * SECOND)
+    assert world.slots() == [NOON + n * 10_000 for n in range(4)]
+    assert {run.job_id for run in world.executor.runs} == {"ns/fast"}
 
 
 async def test_a_withdrawn_job_in_a_lane_does_not_strand_the_others() -> None:
@@ -441,6 +459,34 @@ class TestCrash:
         assert await world.engine.recover() == Recovered(
             world.clock.wall, finished=1, never_began=2, adopted=1, unknown=1
         )
+
+    def test_what_is_not_written_in_time_is_called_nothing_else(self) -> None:
+        async def recovered() -> Recovered:
+            states, names = SlowStates(), ("a", "b", "c")
+            world = World(*(cadence(10, id=f"ns/{name}") for name in names), states=states, concurrency=9)
+            world.executor.hold = True
+            await world.start()
+            await world.tick()
+            ends = [Recovery(Trace.FINISHED, Outcome(Status.OK)), Recovery(Trace.UNKNOWN), Recovery(Trace.RUNNING)]
+            world.executor.traces = {run.id: end for run, end in zip(world.executor.runs, ends, strict=True)}
+            world.boot(fence=2)
+            await world.start()
+            states.gate.clear()
+            report = await world.engine.recover()
+            assert world.finished == []
+            states.gate.set()
+            await world.settle()
+            assert len(world.finished) == 2
+            return replace(report, at=NOON)
+
+        assert run_virtual(recovered()) == Recovered(NOON, adopted=1, pending=2)
+
+    @pytest.mark.parametrize(("landed", "told"), [(True, "finished"), (False, "never_began"), (None, "unknown")])
+    async def test_what_a_probe_found_is_counted(self, landed: bool | None, told: str) -> None:
+        world = await self.crashed()
+        world.executor.probes[world.executor.runs[0].id] = landed
+        report = await self.recover(world, Recovery(Trace.UNKNOWN))
+        assert report == Recovered(world.clock.wall, **{told: 1})
 
     @pytest.mark.parametrize("trace", [Trace.UNKNOWN, Trace.NEVER_BEGAN])
     async def test_the_former_run_of_an_agent_registered_anew_is_counted_too(self, trace: Trace) -> None:

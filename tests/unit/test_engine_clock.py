@@ -1,15 +1,18 @@
 """T5, T8: a machine that slept, and a clock that is corrected all the time. T1 to T3, T7: test_fault_clock.py."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from tests.support.builders import NOON, cadence
 from tests.support.wandering import strays, wander
-from tests.support.world import World
-from vmsh_scheduler.domain.decision import Reason, Verdict
+from tests.support.world import SlowStates, World
+from vmsh_scheduler.domain.decision import Note, Reason, Verdict
 from vmsh_scheduler.domain.events import ClockStepped
+from vmsh_scheduler.domain.job import Origin
 from vmsh_scheduler.domain.run import Run
+from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import DAY, HOUR, MINUTE, SECOND, Interval, Millis, Next
 
 
@@ -56,6 +59,59 @@ async def test_t1_a_clock_that_is_set_during_a_run_is_no_part_of_how_long_it_too
     assert execution.finished_at == world.state().last_finish == world.clock.wall, "what follows counts from the clock"
     assert execution.start_delay == 2 * SECOND
     assert world.state().mean_ms == 3 * SECOND
+
+
+async def test_t1_a_clock_that_is_set_while_a_plan_is_written_makes_nobody_wait_for_it() -> None:
+    """The plan of a reload was made by the clock before."""
+    states = SlowStates()
+    world = World(cadence(10), states=states)
+    await world.start()
+    await world.go(20 * SECOND)
+    states.gate.clear()
+    changed = replace(world.jobs["ns/fast"], trigger=Interval(20 * SECOND), revision="other")
+    synced = asyncio.ensure_future(world.engine.sync({"ns/fast": changed}, "other"))
+    await world.settle()
+    await _set_back(world)
+    states.gate.set()
+    await synced
+    await starts_again(world, within=20 * SECOND)
+
+
+async def test_t1_a_clock_that_is_set_while_an_agent_is_registered_anew_makes_nobody_wait_for_it() -> None:
+    """Its admission was refused before, so that it is owed a plan."""
+    states = SlowStates()
+    job = replace(cadence(10), origin=Origin.API)
+    world = World(job, states=states)
+    states.gate.clear()
+    states.full = True
+    starting = asyncio.ensure_future(world.start())
+    await world.settle()
+    states.gate.set()
+    await starting
+    states.full = False
+    states.gate.clear()
+    now = world.clock.now()
+    state = JobState(revision="other", first_seen=now, upcoming=Next(now + SECOND, now + SECOND))
+    put = asyncio.ensure_future(
+        world.engine.put(replace(job, revision="other"), state, Note("registered", now, job.id))
+    )
+    await world.settle()
+    await _set_back(world)
+    states.gate.set()
+    assert await put
+    await starts_again(world, within=MINUTE)
+
+
+async def _set_back(world: World) -> None:
+    world.clock.step(-HOUR)
+    await world.engine.tick()
+    await world.settle()
+
+
+async def starts_again(world: World, *, within: Millis) -> None:
+    before = len(world.slots())
+    await world.go(within)
+    assert len(world.slots()) > before
 
 
 async def test_t8_a_clock_that_is_corrected_during_a_run_changes_nothing_of_it() -> None:

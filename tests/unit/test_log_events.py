@@ -172,13 +172,14 @@ def test_rare_events(observe: Observe) -> None:
         ClockStepped(NOON, -3_600_000),
         Recovered(NOON, finished=3, never_began=1),
         Recovered(NOON, unknown=1),
+        Recovered(NOON, pending=1),
         Trouble(NOON, "bad_batch", {"file": "x.json", "level": "odd"}),
     )
     assert lines[0] == ("WARNING", "clock stepped", {"by_s": -3_600.0})
-    counts = {"recovered": 3, "never_began": 1, "adopted": 0, "unknown": 0}
+    counts = {"recovered": 3, "never_began": 1, "adopted": 0, "unknown": 0, "pending": 0}
     assert lines[1] == ("INFO", "runs recovered", counts)
-    assert lines[2][0] == "WARNING"
-    assert lines[3] == ("WARNING", "trouble", {"what": "bad_batch", "file": "x.json", "level_": "odd"})
+    assert [line[0] for line in lines[2:4]] == ["WARNING", "WARNING"]
+    assert lines[4] == ("WARNING", "trouble", {"what": "bad_batch", "file": "x.json", "level_": "odd"})
 
 
 def test_a_tick_hands_over_what_a_slow_reader_left(observe: Observe, handler: Lines) -> None:

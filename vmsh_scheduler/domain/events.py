@@ -113,6 +113,8 @@ class Recovered:
     never_began: int = 0
     adopted: int = 0
     unknown: int = 0
+    pending: int = 0
+    """Not known, or not written, when this was told: their end is told as that of any run."""
 
 
 @dataclass(frozen=True, slots=True)

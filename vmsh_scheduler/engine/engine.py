@@ -13,7 +13,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Run, Trace
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import SANE_CLOCK, SECOND, Millis
-from vmsh_scheduler.engine.board import Anew, Board, Release
+from vmsh_scheduler.engine.board import Board, Release
 from vmsh_scheduler.engine.bounds import Bounds
 from vmsh_scheduler.engine.carry import Carrier, Identity, Permit
 from vmsh_scheduler.engine.lanes import Lanes
@@ -97,7 +97,7 @@ class Engine:
     async def put(self, job: Job, state: JobState, note: Note) -> bool:
         """One job more, or another in place of it, which starts from `state`; False: it could not be written."""
         await self.board.withdraw(job.id)
-        known = self.board.jobs.get(job.id)
+        known, owed = self.board.jobs.get(job.id), self.board.unplanned.get(job.id)
         self.board.jobs[job.id] = job
         written = False
         try:
@@ -105,7 +105,8 @@ class Engine:
         finally:
             if written:
                 self.turnstile.hosts.exchange(known, job)
-                if self.board.unplanned.get(job.id, Anew(0)).step is None:  # the clock may have been set meanwhile
+                # where the clock was set meanwhile, or before, the plan is owed still
+                if owed is not None and owed.step is None and self.board.unplanned.get(job.id) is owed:
                     del self.board.unplanned[job.id]
             elif known is None:
                 self.board.jobs.pop(job.id, None)
@@ -149,23 +150,24 @@ class Engine:
         known = [self._recover(job, run) for job, run in open_runs]
         if known:
             await asyncio.wait(known, timeout=1.0)
-        found = Counter(one.result() if one.done() else Trace.RUNNING for one in known)
+        found = Counter(one.result() if one.done() else None for one in known)
         report = Recovered(
             self.clock.now(),
             finished=found[Trace.FINISHED],
             never_began=found[Trace.NEVER_BEGAN],
             adopted=found[Trace.RUNNING],
             unknown=found[Trace.UNKNOWN],
+            pending=found[None],
         )
         if open_runs:
             self.observer(report)
         return report
 
-    def _recover(self, job: Job, run: Run) -> asyncio.Future[Trace]:
+    def _recover(self, job: Job, run: Run) -> asyncio.Future[Trace | None]:
         """Done when the run is settled, or seen to be running still: nobody else waits for that one."""
-        known: asyncio.Future[Trace] = asyncio.get_running_loop().create_future()
+        known: asyncio.Future[Trace | None] = asyncio.get_running_loop().create_future()
 
-        def tell(trace: Trace) -> None:
+        def tell(trace: Trace | None) -> None:
             if not known.done():
                 known.set_result(trace)
 
@@ -173,7 +175,7 @@ class Engine:
         self._lanes.occupy(job.lane, job.id)
         self.turnstile.take(job)
         task = self._task(self.carrier.recover(job, run, tell), job)
-        task.add_done_callback(lambda _: tell(Trace.RUNNING))  # nobody told, so its state has it open still
+        task.add_done_callback(lambda _: tell(None))  # nobody told, so its state has it open still
         task.add_done_callback(lambda _: self._freed(job))
         return known
 
@@ -343,7 +345,11 @@ class Engine:
                 await self.board.reschedule(job.id)
 
     async def _pump(self) -> int:
-        return 0 if self.stopping else await self.turnstile.pump()
+        if self.stopping:
+            return 0
+        for release in self._lanes.let_in():
+            self.turnstile.next_in_turn(release)
+        return await self.turnstile.pump()
 
     def _start(self, release: Release) -> int:
         self.board.start(release)

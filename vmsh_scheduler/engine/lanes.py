@@ -14,12 +14,16 @@ class Lanes:
         self._waits = waits
         self._holders: dict[str, Counter[str]] = {}
         self._lines: dict[str, deque[Release]] = {}
+        self._held_back: set[str] = set()
+        """Lanes in whose line a slot of their own holder stood."""
 
     def enter(self, release: Release) -> bool:
         """True: the lane is the job's. False: the release stands in line."""
         lane, job_id = release.job.lane, release.job.id
         if self._is_kept_from(lane, job_id):
             self._lines.setdefault(lane, deque()).append(release)
+            if job_id in self._holders[lane]:
+                self._held_back.add(lane)
             return False
         self.occupy(lane, job_id)
         return True
@@ -46,6 +50,20 @@ class Lanes:
             return None
         del self._holders[lane]
         return self._next(lane)
+
+    def let_in(self) -> list[Release]:
+        """Slots of holders that stood behind others, who were withdrawn: nobody keeps them out any more."""
+        return [release for lane in tuple(self._held_back) if (release := self._beside_its_own(lane)) is not None]
+
+    def _beside_its_own(self, lane: str) -> Release | None:
+        line = self._lines.get(lane, deque())
+        while line and not self._waits(line[0]):
+            line.popleft()
+        if not line:
+            self._lines.pop(lane, None)
+            self._held_back.discard(lane)
+            return None
+        return line.popleft() if self._holders.get(lane, {}).keys() == {line[0].job.id} else None
 
     def _next(self, lane: str) -> Release | None:
         line = self._lines.get(lane, deque())

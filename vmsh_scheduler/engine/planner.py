@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from vmsh_scheduler.domain import plan
 from vmsh_scheduler.domain.decision import Note
@@ -38,11 +39,13 @@ class Planner:
         await self._plan({id: self._board.unplanned[id] for id in ids})
 
     def _anew(self, job_id: str, by: Millis = 0) -> Anew:
+        """Another object each time: a plan on its way, made by the clock before, settles nothing of it."""
         before = self._board.unplanned.get(job_id, Anew(0))
-        return before if before.step is None else Anew(before.step + by)
+        return replace(before) if before.step is None else Anew(before.step + by)
 
     async def _plan(self, why: Mapping[str, Anew]) -> None:
         """All in one change. A job of which something waits for its answer is left for later, as one refused."""
+        why = {id: anew for id, anew in why.items() if id in self._board.jobs}
         self._board.unplanned.update(why)
         sure, changes = [], []
         for job_id, anew in why.items():

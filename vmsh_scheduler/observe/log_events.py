@@ -138,8 +138,10 @@ class LogObserver:
             "never_began": event.never_began,
             "adopted": event.adopted,
             "unknown": event.unknown,
+            "pending": event.pending,
         }
-        self._say(logging.WARNING if event.unknown else logging.INFO, "runs recovered", **counts)
+        level = logging.WARNING if event.unknown or event.pending else logging.INFO
+        self._say(level, "runs recovered", **counts)
 
 
 def _who(job: Job) -> dict[str, object]:
