@@ -230,9 +230,7 @@ class Cluster:
         )
         await states.apply(found)
         self.recovered += await self.store.dispatch.recover_foreign()
-        open_runs = self._open_runs()
-        if open_runs is not None:  # else history waits for a term that can read them all
-            await self.store.dispatch.recovered(sorted(open_runs))
+        await self.store.dispatch.recovered(self._open_runs())
 
     def _open_runs(self) -> set[str] | None:
         """None while a state cannot be read, since it may come back with runs of its own."""

@@ -1,7 +1,7 @@
 """Every seam of the program. Each has a local twin and, with its issue, a Redis one; one contract suite holds both."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -306,9 +306,9 @@ class Dispatch(Protocol):
         while, and are lost then. Leader only."""
         ...
 
-    async def recovered(self, open_runs: Sequence[str]) -> None:
+    async def recovered(self, open_runs: Collection[str] | None) -> None:
         """When a term begins: `doubt` of all that are open and not found, whoever has their jobs; afterwards only a
-        later loss makes doubt. Leader only."""
+        later loss makes doubt. None: not all of them are known, so that what was in doubt stays so. Leader only."""
         ...
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:

@@ -49,7 +49,7 @@ def shape(sections: Mapping[str, Any], instance: str, rows: int) -> "Shape":
         instance,
         sections["redis.lock_ttl_ms"],
         sections["redis.job_lease_ms"],
-        max(DOUBTED, exec_lease(sections) // 3 + SECOND),
+        max(DOUBTED, exec_lease(sections) + SECOND),
         max(timeout + CALLBACK_MARGIN, min(done, 3 * timeout)),
         done,
         rows,

@@ -29,6 +29,14 @@ def held_for_it(client: Any) -> tuple[bool, bool]:
     return client.hexists(KEYS.outcomes, RUN), client.hget(KEYS.meta, "history") == FORMER
 
 
+def test_the_first_history_is_settled_also_while_a_state_cannot_be_read(cluster: Instances) -> None:
+    """Or a later restart of the server would not be seen."""
+    with cluster.redis.client() as client:
+        client.hset(KEYS.states, JOB, "junk")
+        cluster.start("a")
+        until(lambda: client.hexists(KEYS.meta, "history"), "its name")
+
+
 def test_outcomes_and_doubts_wait_while_a_state_cannot_be_read(cluster: Instances, consumer: Stub) -> None:
     cluster.start("a")
     for id in ("one", "two"):

@@ -406,6 +406,39 @@ class TestForgotten:
         await leader.recovered(["t1"])
         assert admin.zrange(cluster.shared.keys.queue("").inflight, 0, -1) == ["t1"]
 
+    async def test_what_is_not_known_to_be_open_keeps_another_history_in_doubt_and_no_first_one(
+        self, cluster: RedisCluster, admin: Any
+    ) -> None:
+        leader = await cluster.leader("l")
+        await leader.recovered(None)
+        assert admin.hexists(cluster.shared.keys.meta, "history")
+        restarted(admin, cluster)
+        await leader.recovered(None)
+        assert await leader.doubt(["t1"]) == ["t1"]
+
+    async def test_what_is_withdrawn_may_have_begun_before_it_was_forgotten(
+        self, cluster: RedisCluster, admin: Any
+    ) -> None:
+        """Its push was claimed, but nobody heard the answer; `resources` would be tried again beside it."""
+        leader = await cluster.leader("l")
+        restarted(admin, cluster)
+        await leader.push([task(2)])
+        assert await leader.withdraw(["t1", "t2"]) == ["t2"]
+        assert await leader.outcomes() == ["t2"]
+        admin.zadd(cluster.shared.keys.queue("").inflight, {"t1": 1})  # its time is over
+        assert await leader.lost() == ["t1"]
+
+    async def test_only_what_the_queue_does_not_know_is_presumed_lost(self, cluster: RedisCluster) -> None:
+        """As where `meta` alone was removed by hand."""
+        leader, open_runs = await cluster.leader("l"), [f"t{n}" for n in range(4)]
+        await leader.push([task(n) for n in range(3)])
+        ended, claimed = await leader.claim(AGENTS, 2, LONG)
+        assert await leader.finish(ended, OK)
+        await leader.presume_lost(open_runs)
+        places = await leader.places(open_runs)
+        assert list(places.values()) == [Place.ENDED, Place.CLAIMED, Place.READY, Place.LOST]
+        assert await leader.finish(claimed, OK)
+
     async def test_where_info_may_not_be_asked_nothing_is_doubted(self, cluster: RedisCluster, admin: Any) -> None:
         leader = await cluster.leader("l")
         restarted(admin, cluster)

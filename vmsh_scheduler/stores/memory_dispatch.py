@@ -1,6 +1,6 @@
 """ports.Dispatch in memory. Twins that share a `Table` are instances of one cluster."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmsh_scheduler.domain.trigger import Millis
@@ -104,7 +104,7 @@ class MemoryDispatch:
         self._must_lead()
         return ()
 
-    async def recovered(self, open_runs: Sequence[str]) -> None:
+    async def recovered(self, open_runs: Collection[str] | None) -> None:
         self._must_lead()
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """ports.Dispatch in Redis: the execution queue of forge-os section 10, and one of its shape for commands."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any
 from uuid import uuid4
@@ -175,15 +175,18 @@ class RedisDispatch:
         _, another = await self._history.look()
         return await self._mended([(UNSEEN, id) for id in ids]) if another else ()
 
-    async def recovered(self, open_runs: Sequence[str]) -> None:
+    async def recovered(self, open_runs: Collection[str] | None) -> None:
         lock = self._must_lead()
         name, another = await self._history.look()
         if another:
+            if open_runs is None:  # a history waits for a term that can read them all, the first one does not
+                return
             await self._mended([(UNSEEN, id) for id in open_runs])
         await self._history.settle(lock, name)
 
     async def withdraw(self, ids: Sequence[str]) -> Sequence[str]:
         lock = self._must_lead()
+        await self.doubt(ids)  # a push that was claimed and then forgotten is no push that never came
         keys = [*self._queues, self._keys.outcomes, self._keys.leader_lock]
         keys += [self._agent_tasks, self._keys.agent_lease(""), self._exec_lease, self._keys.meta]
         taken: list[str] = []
@@ -198,10 +201,11 @@ class RedisDispatch:
             await _FORGET.run(self._client, [self._keys.outcomes, self._keys.leader_lock], [lock, *batch])
 
     async def presume_lost(self, ids: Sequence[str]) -> None:
-        """After a store lost everything: nobody knows whether these began."""
+        """After a store lost everything: of those that it does not hold any more nobody knows whether they began."""
         self._must_lead()
-        if ids:
-            await guarded(self._client.hset(self._keys.outcomes, mapping=dict.fromkeys(ids, _json(LOST))))
+        gone = [id for id, place in (await self.places(ids)).items() if place is Place.ABSENT]
+        if gone:
+            await guarded(self._client.hset(self._keys.outcomes, mapping=dict.fromkeys(gone, _json(LOST))))
 
     async def outcomes(self) -> Sequence[str]:
         ids: list[str] = await guarded(_awaitable(self._client.hkeys(self._keys.outcomes)))

@@ -1,6 +1,6 @@
 -- Tasks that stand in no list, because one was removed by hand or a server stopped half-way, stand in one again.
 -- Whoever may have begun is looked at as a claim, which `lost` ends if nobody has it; the others become ready. What is
--- gone altogether counts as claimed for a while: its worker may go on until it next extends its claim. What the original
+-- gone altogether counts as claimed for a while: its worker may go on until its lease is over. What the original
 -- left in no list stays as it is: it may be done.
 -- KEYS: two queues of (ready, processing, inflight, payloads, owners), outcomes, lock, "exec_lease:", wake
 -- ARGV: lock value, ms that what the store may have forgotten counts as claimed;

@@ -11,11 +11,12 @@ if stored then
   version = tonumber(spec.version)
 end
 if tonumber(ARGV[4]) ~= version + 1 then return 0 end
-local last, by = string.match(redis.call('HGET', KEYS[4], 'removed') or '', '^(%d+) (.*)$')
-if by == ARGV[1] and tonumber(ARGV[2]) < tonumber(last) then -- versions began at 1 again
-  return redis.error_reply('STALE the leader has removed documents since')
+local last, by = string.match(redis.call('HGET', KEYS[4], 'specs_step') or '', '^(%d+) (.*)$')
+if by == ARGV[1] and tonumber(ARGV[2]) < tonumber(last) then -- versions may have begun at 1 again
+  return redis.error_reply('STALE the leader has written documents since')
 end
-local now = redis.call('INCR', KEYS[2]) -- first: it is what may fail, and then nothing is written
+redis.call('HSET', KEYS[4], 'specs_step', ARGV[2] .. ' ' .. ARGV[1])
+local now = redis.call('INCR', KEYS[2]) -- before the document: it is what may fail
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[5])
 redis.pcall('PUBLISH', ARGV[6], 'specs')
 return now
