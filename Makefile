@@ -25,7 +25,7 @@ test: $(STAMP) check ## Set up, then everything CI runs
 	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
 
-soak: $(STAMP) check ## The full figures of every fault, into docs/soak.md; about half an hour, best as root
+soak: $(STAMP) check ## The full figures of every fault, into docs/soak.md; over an hour, best as root
 	@$(BIN)/python -m pytest -n 2 --dist load -m soak tests/soak --figures docs/soak.md $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, import contracts
