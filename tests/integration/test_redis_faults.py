@@ -7,29 +7,26 @@ import ssl
 import subprocess
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.contract.world import NOW, FixedClock, decision, execution
 from tests.integration.test_callback_tls import certificate
 from tests.support.redis_keys import SharedRedis
 from tests.support.redis_server import RedisServer, binary, free_port, serving
+from tests.support.underway import Underway
 from vmsh_scheduler.clock import SystemClock
-from vmsh_scheduler.domain.spec import Spec
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import ConfigError, NotLeading, StateWriteFailed, StoreDown
 from vmsh_scheduler.ports import Change, Lease
 from vmsh_scheduler.stores.redis.connect import Client, RedisOptions, connect, connect_sync, guarded, guarding
 from vmsh_scheduler.stores.redis.journal import RedisJournal
 from vmsh_scheduler.stores.redis.leases import RedisLeases
-from vmsh_scheduler.stores.redis.specs import RedisSpecs
 from vmsh_scheduler.stores.redis.states import RedisStates
 
 SECRET = "hunter2-and-more"
@@ -340,28 +337,6 @@ async def test_a_batch_that_arrives_late_never_undoes_a_newer_one(client: Client
         assert 8 <= len(journal.decisions("a/b")) <= 16
 
 
-class Underway:
-    """A client whose next script stays on its way, for whoever waits for its answer too long."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.held: list[tuple[Any, ...]] = []
-        self.hold = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def evalsha(self, *words: Any) -> Any:
-        if not self.hold:
-            return await self._client.evalsha(*words)
-        self.hold = False
-        self.held.append(words)
-        raise RedisTimeoutError("Timeout reading from socket")
-
-    async def arrive(self) -> Any:
-        return await self._client.evalsha(*self.held.pop())
-
-
 @pytest.mark.parametrize("when", ["before the next change", "after the next change"])
 async def test_a_batch_that_arrives_after_we_looked_is_refused_or_refuses_ours(
     client: Client, shared: SharedRedis, when: str
@@ -388,59 +363,6 @@ async def test_a_batch_that_arrives_after_we_looked_is_refused_or_refuses_ours(
     assert states.get("a/b") == JobState(level=4)
     with shared.reader() as reader:
         assert RedisJournal(reader, shared.keys).verify() == []
-
-
-REGISTERED = Spec("agent", "u/a", {"name": "A"}, 1, 1, 1, "u")
-LATE: dict[str, Callable[[RedisSpecs], Awaitable[bool]]] = {
-    "a change": lambda specs: specs.save(replace(REGISTERED, version=2)),
-    "a removal": lambda specs: specs.delete("agent", "u/a"),
-}
-
-
-async def documents(client: Client, shared: SharedRedis) -> RedisSpecs:
-    _, leases, lease = await leading(client, shared)
-    specs = RedisSpecs(client, shared.keys)
-    specs.lead(leases.lock_value(lease))
-    return specs
-
-
-async def stored(client: Client, shared: SharedRedis) -> Mapping[str, Spec]:
-    specs = RedisSpecs(client, shared.keys)
-    await specs.refresh()
-    return specs.all("agent")
-
-
-@pytest.mark.parametrize("late", LATE)
-async def test_what_arrives_late_changes_no_agent_that_was_registered_anew(
-    client: Client, shared: SharedRedis, late: str
-) -> None:
-    """It begins with the version that the one before had."""
-    underway: Any = Underway(client)
-    specs, again = await documents(underway, shared), replace(REGISTERED, document={"name": "B"})
-    assert await specs.save(REGISTERED)
-    underway.hold = True
-    with pytest.raises(StateWriteFailed):
-        await LATE[late](specs)
-    assert await specs.delete("agent", "u/a")
-    assert await specs.save(again)
-    with pytest.raises(ResponseError, match="STALE"):
-        await underway.arrive()
-    assert await stored(client, shared) == {"u/a": again}
-    assert await specs.save(replace(REGISTERED, id="u/b"))
-
-
-async def test_a_registration_that_arrives_late_brings_no_agent_back(client: Client, shared: SharedRedis) -> None:
-    """It was sent again when no answer came, and the agent was removed."""
-    underway: Any = Underway(client)
-    specs = await documents(underway, shared)
-    assert await specs.save(REGISTERED)  # let its answer be lost
-    underway.hold = True
-    with pytest.raises(StateWriteFailed):
-        await specs.save(REGISTERED)
-    assert await specs.delete("agent", "u/a")
-    with pytest.raises(ResponseError, match="STALE"):
-        await underway.arrive()
-    assert await stored(client, shared) == {}
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["answered", "refused"])

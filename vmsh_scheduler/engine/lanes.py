@@ -53,23 +53,22 @@ class Lanes:
 
     def let_in(self) -> list[Release]:
         """Slots of holders that stood behind others, who were withdrawn: nobody keeps them out any more."""
-        return [release for lane in tuple(self._held_back) if (release := self._beside_its_own(lane)) is not None]
+        return [self._lines[lane].popleft() for lane in tuple(self._held_back) if self._is_its_holders_turn(lane)]
 
-    def _beside_its_own(self, lane: str) -> Release | None:
+    def _is_its_holders_turn(self, lane: str) -> bool:
+        first = self._first(lane)
+        return first is not None and self._holders.get(lane, {}).keys() == {first.job.id}
+
+    def _next(self, lane: str) -> Release | None:
+        return None if self._first(lane) is None else self._lines[lane].popleft()
+
+    def _first(self, lane: str) -> Release | None:
+        """Of the line, who still waits; those before it were withdrawn."""
         line = self._lines.get(lane, deque())
         while line and not self._waits(line[0]):
             line.popleft()
-        if not line:
-            self._lines.pop(lane, None)
-            self._held_back.discard(lane)
-            return None
-        return line.popleft() if self._holders.get(lane, {}).keys() == {line[0].job.id} else None
-
-    def _next(self, lane: str) -> Release | None:
-        line = self._lines.get(lane, deque())
-        while line:
-            release = line.popleft()
-            if self._waits(release):
-                return release
+        if line:
+            return line[0]
         self._lines.pop(lane, None)
+        self._held_back.discard(lane)
         return None
