@@ -11,6 +11,7 @@ from tests.support.dispatching import RedisCluster, ids, redis_cluster, task
 from tests.support.redis_keys import SharedRedis
 from tests.support.redis_server import RedisServer, administering, serving
 from vmsh_scheduler.domain.run import Trace
+from vmsh_scheduler.engine.carry import RESOURCES
 from vmsh_scheduler.engine.handed import LOOK, MEND, Collector
 from vmsh_scheduler.errors import NotLeading, StoreRefuses
 from vmsh_scheduler.ports import Place
@@ -427,6 +428,20 @@ class TestForgotten:
         assert await leader.outcomes() == ["t2"]
         admin.zadd(cluster.shared.keys.queue("").inflight, {"t1": 1})  # its time is over
         assert await leader.lost() == ["t1"]
+
+    async def test_what_is_recalled_before_it_is_pushed_is_never_pushed(
+        self, cluster: RedisCluster, admin: Any
+    ) -> None:
+        """Doubted for what the server forgot long ago, it counted as claimed, and was pushed in the same look."""
+        leader = await cluster.leader("l")
+        restarted(admin, cluster)
+        collector = Collector(leader, cluster.clock, lambda _event: None, lambda: {"t1"})
+        handed = asyncio.create_task(collector.hand_over(task(1)))
+        await asyncio.sleep(0)
+        collector.recall({"t1"})
+        await collector.tick()
+        assert (await asyncio.wait_for(handed, 10)).code == RESOURCES
+        assert await leader.places(["t1"]) == {"t1": Place.ABSENT}
 
     async def test_only_what_the_queue_does_not_know_is_presumed_lost(self, cluster: RedisCluster) -> None:
         """As where `meta` alone was removed by hand."""

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,26 @@ async def test_a_slot_that_stood_behind_a_withdrawn_job_starts_beside_its_own(wo
     await world.go(20 * SECOND)
     assert world.slots() == [NOON + n * 10_000 for n in range(4)]
     assert {run.job_id for run in world.executor.runs} == {"ns/fast"}
+
+
+async def test_a_slot_that_stood_behind_a_withdrawn_job_keeps_its_place_before_a_third() -> None:
+    rules: dict[str, Any] = {"misfire_grace": HOUR, "timeout": 6 * HOUR}
+    jobs = [cadence(3600, id="ns/a", overlap=Overlap.ALLOW, **rules)]
+    jobs += [cadence(7200, id=id, **rules) for id in ("ns/b", "ns/c")]
+    world = World(*(replace(job, lane="ns|btc") for job in jobs), concurrency=9)
+    await world.start()
+    await world.go(10 * SECOND)
+    world.executor.hold = True
+    before, control = len(world.executor.runs), Control(world.engine)
+    for id in ("ns/a", "ns/b", "ns/a", "ns/c"):
+        await control.fire(id, by="me")
+        await world.tick()
+    await control.pause("ns/b", until=None, note="", by="me")
+    await world.tick()
+    for n in range(2):
+        world.executor.finish(world.executor.runs[before + n])
+        await world.tick()
+    assert [run.job_id for run in world.executor.runs[before:]] == ["ns/a", "ns/a", "ns/c"]
 
 
 async def test_a_withdrawn_job_in_a_lane_does_not_strand_the_others() -> None:

@@ -15,6 +15,8 @@ from vmsh_scheduler.engine.round_trips import at_once
 from vmsh_scheduler.errors import NotLeading, StoreDown
 from vmsh_scheduler.ports import Clock, Dispatch, Executor, Observer, Place, Task
 
+UNSENT = Outcome(Status.FAILED, code=RESOURCES, message="withdrawn before it was handed over")
+
 LOOK: Millis = SECOND
 """The longest between two looks for outcomes, and how often lost claims are looked for."""
 MEND: Millis = 20 * SECOND
@@ -98,7 +100,13 @@ class Collector:
 
     def recall(self, run_ids: Collection[str]) -> None:
         """Their job was paused or removed: those that nobody has claimed never began."""
-        self._doubtful.update(run_id for run_id in run_ids if run_id in self._waiting)
+        for run_id in self._waiting.keys() & set(run_ids):
+            unsent = self._to_push.pop(run_id, None) is not None
+            ended = self._waiting[run_id]
+            if not unsent:
+                self._doubtful.add(run_id)
+            elif not ended.done():  # no store has heard of it, so none is asked
+                ended.set_result(UNSENT)
         self._wakeup.set()
 
     def hurry(self) -> None:

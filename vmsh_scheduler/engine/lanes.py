@@ -56,8 +56,9 @@ class Lanes:
         return [self._lines[lane].popleft() for lane in tuple(self._held_back) if self._is_its_holders_turn(lane)]
 
     def _is_its_holders_turn(self, lane: str) -> bool:
+        """Only of those that `enter` takes, or they would lose their place in line."""
         first = self._first(lane)
-        return first is not None and self._holders.get(lane, {}).keys() == {first.job.id}
+        return first is not None and lane in self._holders and not self._is_kept_from(lane, first.job.id)
 
     def _next(self, lane: str) -> Release | None:
         return None if self._first(lane) is None else self._lines[lane].popleft()
