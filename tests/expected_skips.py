@@ -7,7 +7,7 @@ SKIPS: dict[tuple[str, ...], int] = {
     ("another user than root",): 2,
     ("systemd-analyze",): 2,
     ("openssl",): 68,
-    ("anvil",): 24,
+    ("anvil",): 27,
     ("bitcoind",): 30,
     ("bitcoind", "openssl"): 1,
 }

@@ -130,11 +130,14 @@ def test_out_of_its_block_and_back(chained: Chained, evm: EvmRail) -> None:
     daemon = chained.place.daemon().ready()
     chained.wait_anchored()
     chained.confirm(evm.target, daemon)
+    evm.door.fail("eth_sendRawTransaction", "401", times=10_000)  # the daemon's own next pass would end the phase
     evm.node.reorg()
     chained.confirm(evm.target, daemon)
     chained.wait_phases(evm.target, daemon, reorged=1)
     assert daemon.value("vmsh_attestations_reorged_total", target=evm.target) == 1
-    chained.confirm(evm.target, daemon)
+    evm.door.reset()
+    for _ in ("sent again", "seen"):
+        chained.confirm(evm.target, daemon)
     chained.wait_phases(evm.target, daemon, verified=1)
     evm.node.mine(2)
     chained.confirm(evm.target, daemon)

@@ -16,7 +16,7 @@ import pytest
 from tests.support.evm import ETHER, Node, PyEvm, ask, node, send
 from tests.support.paying import Paying, a_key, deployed, secret_of
 from tests.support.rpc_door import Door
-from tests.support.site import Site
+from tests.support.site import Answer, Site
 from vmsh_scheduler.anchors import confirm
 from vmsh_scheduler.anchors.chain import Anchor, Refused, Seen, Signed, Underpriced
 from vmsh_scheduler.anchors.ethereum import Key
@@ -173,6 +173,38 @@ def test_out_of_its_block_and_in_another(paying: Paying, contract: str) -> None:
     paying.node.mine(3)
     paying.confirm()
     assert paying.online().ok
+
+
+def test_a_lost_block_is_told_also_when_it_is_paid_for_anew_in_that_pass(paying: Paying, contract: str) -> None:
+    paying.node.mark()
+    batch = paying.site.put_batch("1700-1")
+    paying.anchor(batch, waitS="5")
+    paying.node.reorg()
+    paying.node.forget()
+    send(paying.node, Key(paying.secret), paying.account, b"another", nonce=0)
+    paying.node.mine(4)
+    assert _moves(paying.confirm()) == [("verified", "reorged"), ("reorged", "submitted")]
+
+
+@pytest.mark.parametrize(("method", "how"), [("eth_sendRawTransaction", "403"), ("eth_getTransactionCount", "502")])
+def test_a_lost_block_is_told_also_when_that_pass_comes_no_further(
+    paying: Paying, contract: str, method: str, how: str
+) -> None:
+    """Whether the node refuses this one or falls silent: the next pass finds nothing that moved."""
+    paying.node.mark()
+    batch = paying.site.put_batch("1700-1")
+    paying.anchor(batch, waitS="5")
+    paying.node.reorg()
+    paying.node.forget()
+    paying.door.fail(method, how, times=99)
+    answer = paying.confirm()
+    assert (answer.code == 0) is (how == "403")
+    assert _moves(answer) == [("verified", "reorged")]
+    assert paying.phase(batch) == "reorged"
+
+
+def _moves(answer: Answer) -> list[tuple[str, str]]:
+    return [(moved["was"], moved["now"]) for moved in answer.result["changed"]]
 
 
 @only_py_evm

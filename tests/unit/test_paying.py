@@ -498,6 +498,7 @@ def test_a_pass_that_fails_tells_what_the_book_holds(tmp_path: Path) -> None:
         "target": ModelChain.target,
         "phases": {"submitted": 1},
         "open": 1,
+        "changed": [],
         "oldest_open_s": 90_000,
         "code": "overdue",
     }

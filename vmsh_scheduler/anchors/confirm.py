@@ -1,6 +1,6 @@
 """Open submissions of one target, looked at again: deeper, final, out of its block, stuck, or lost and due again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
@@ -30,37 +30,44 @@ class Deepening:
     chain: Chain
     book: Book
     limits: Limits
+    changed: list[Document] = field(default_factory=list)
+    """What moved, for logs and metrics."""
 
     def run(self) -> Document:
-        """{status, phases, open, oldest_open_s, changed, overdue}: `changed` says what moved, for logs and metrics."""
+        """`standing` and what could not be done."""
         self.chain.meet()
-        changed, warnings = [], []
+        warnings = []
         for before in self.book.unfinished():
             try:
-                after = self._step(before)
-                if after != before:
-                    changed.append(after.moved(before, now_s()))
-                warnings += self._recorded(after)
+                warnings += self._recorded(self._step(before))
             except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
                 warnings.append(f"batch {before.batch}: {before.tx}: {error}")
-        standing = self.standing()
-        return {**standing, "changed": changed[:_LISTED], "warnings": [*self.book.complaints(), *warnings][:20]}
+        return {**self.standing(), "warnings": [*self.book.complaints(), *warnings][:20]}
 
     def standing(self) -> Document:
-        """By the book alone."""
+        """{status, phases, open, oldest_open_s, changed, overdue}: by the book alone, and what this pass has moved."""
         (left, phases), now = self.book.standing(), now_s()
         oldest = max((one.age(now) for one in left), default=0)
         about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
+        about["changed"] = self.changed[:_LISTED]
         late = [one for one in left if one.phase in UNMINED and one.age(now) > self.limits.alarm_after_s]
         overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:_LISTED]]
         return {**about, "oldest_open_s": oldest, **({"code": "overdue", "overdue": overdue} if late else {})}
 
     def _step(self, before: Submission) -> Submission:
         now = transact.looked(self.chain, self.book, before) if before.phase in OPEN else before
+        self._note(before, now)
         if now.phase not in UNMINED:
             return now
         with self.book.signing():
-            return self._moved(self.book.get(now.batch) or now)
+            after = self._moved(self.book.get(now.batch) or now)
+        self._note(now, after)
+        return after
+
+    def _note(self, before: Submission, after: Submission) -> None:
+        """At each move: that a block is gone is written down once, whatever becomes of it in the same pass."""
+        if after != before:
+            self.changed.append(after.moved(before, now_s()))
 
     def _moved(self, now: Submission) -> Submission:
         """Of one that was in no block. `lost` is asked first: what is mined between the two is found by the look.
@@ -110,8 +117,8 @@ class Deepening:
 
 
 def confirm(facts: Facts, chain: Chain, limits: Limits) -> Document:
-    """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and how
-    old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
+    """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and what
+    moved and how old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
     deepening = Deepening(facts, chain, Book(facts.root / "out", chain.target), limits)
     try:
         return deepening.run()

@@ -34,6 +34,8 @@ class Deepening:
 
     desk: Desk
     warnings: list[str] = field(default_factory=list)
+    changed: list[Document] = field(default_factory=list)
+    """What moved, for logs and metrics."""
     _silent: set[str] = field(default_factory=set)
     """Calendars that failed in this pass: they are not asked again in it."""
     _answers: int = 0
@@ -43,17 +45,16 @@ class Deepening:
         """As confirm.Deepening.run, and `overdue`: accepted, and in no block for longer than the rail's alarmAfter."""
         if self.desk.headers is not None:
             self.desk.headers.meet()
-        changed = []
         for before in self._work():
             try:
                 after = self._step(before)
             except Invalid as error:  # of this one alone: its proof, or what the book has of it, cannot be read
                 self.warnings.append(f"batch {before.batch}: {error}")
                 continue
-            self._publish(after)
             if (after.phase, after.depth, after.block_hash) != (before.phase, before.depth, before.block_hash):
-                changed.append(after.moved(before, now_s()))
-        return self._result(changed)
+                self.changed.append(after.moved(before, now_s()))
+            self._publish(after)
+        return self._result()
 
     def _work(self) -> list[Submission]:
         """What is not settled, or not told, or was settled without a node and now there is one."""
@@ -174,18 +175,19 @@ class Deepening:
         except (Invalid, OSError) as error:
             self.warnings.append(f"batch {one.batch}: no receipt: {error}")
 
-    def _result(self, changed: list[Document]) -> Document:
+    def _result(self) -> Document:
         result = self.standing()
         if self._silent and not self._answers:
             told = {"status": "failed", "exit": int(Unreachable.exit), "message": "; ".join(self.warnings)[:1000]}
             result = {"code": "unreachable", **result, **told}
-        return {**result, "changed": changed[:_LISTED], "warnings": [*self.desk.book.complaints(), *self.warnings][:20]}
+        return {**result, "warnings": [*self.desk.book.complaints(), *self.warnings][:20]}
 
     def standing(self) -> Document:
-        """By the book alone."""
+        """By the book alone, and what this pass has moved."""
         left, phases = self.desk.book.standing()
         late = [one for one in left if one.phase in UNMINED and _age(one) > self.desk.alarm_after_s]
         about = {"status": "ok", "target": self.desk.target, "phases": phases, "open": len(left)}
+        about["changed"] = self.changed[:_LISTED]
         overdue = {"code": "overdue", "overdue": [_late(one) for one in late[:_LISTED]]} if late else {}
         return {**about, "oldest_open_s": max(map(_age, left), default=0), **overdue}
 
