@@ -23,7 +23,8 @@ def api(place: Place, upstream: Stub) -> Forge:
     made = forge(place, upstream)
     made.register(id="alpha", cycleIntervalMs=3_600_000)
     made.register(id="beta", status="PAUSED")
-    until(lambda: made.agent("alpha")["lastDispatch"], "a cycle")
+    # its row: what is only shown may not be on the disk yet, where a kill loses it
+    until(lambda: place.cli("history", ALPHA, "--json", env=ON).ok().json["executions"], "a cycle")
     return made
 
 

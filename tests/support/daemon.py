@@ -1,4 +1,4 @@
-"""The installed command in a directory of a test's own: run it, wait for what it says, signal it, see it end."""
+"""The command in a directory of a test's own: run it, wait for what it says, signal it, see it end."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
+
+from tests.support.warm import source
 
 T = TypeVar("T")
 
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 """For processes of which many run, or for long, and others measure the same lines, and for those that are killed, of
 which nothing would be kept: coverage takes half of their time."""
-_measured: Counter[tuple[str, ...]] = Counter()
+_started: Counter[tuple[str, ...]] = Counter()
 
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
 PATIENCE_S = 60.0
@@ -34,15 +37,12 @@ _ALSO = {"PORT", "HOST", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_
 Document = dict[str, Any]
 
 
-def _first_of(*words: str, most: int = 1) -> Mapping[str, str]:
-    """Only the first commands of the same words are measured: coverage costs twice what the command does, and the next
-    ones run much the same lines."""
-    _measured[words] += 1
-    return {} if _measured[words] <= most else UNMEASURED
-
-
-def _test_file() -> str:
-    return os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+def _is_first_of(*words: str, most: int = 1) -> bool:
+    """Only the first commands of the same words in a file are the installed command, and measured: loading and coverage
+    cost many times what a command does, and the next ones run much the same lines. In the soak all are."""
+    words = (os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], *words)
+    _started[words] += 1
+    return _started[words] <= most or words[0].startswith("tests/soak/")
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE_S) -> T:
@@ -53,6 +53,19 @@ def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE_S) 
             raise AssertionError(f"not within {timeout:g} s: {what}")
         time.sleep(LOOK_EVERY_S)
     return found
+
+
+class Process(Protocol):
+    """A Popen, or what was forked."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,34 +140,37 @@ class Place:
 
     def cli(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S) -> Done:
         """Run the command to its end, in the root."""
-        done = subprocess.run(
-            [COMMAND, *args],
-            cwd=self.root,
-            env=self.env({**_first_of(*args[:2]), **(env or {})}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of(*args[:2]))
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                raise
+            return Done(code, *(_text(sink) for sink in (out, err)))
 
     def daemon(self, *args: str, env: Mapping[str, str] | None = None, verb: str = "run") -> "Daemon":
         """Start `vmsh-scheduler run` (or a tick); it may not be ready yet (`.ready()` waits)."""
         log = self.root / f"{self.prefix}daemon-{len(self.started)}.log"
         with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [*self.command, *args, verb],
-                cwd=self.root,
-                env=self.env({**_first_of(_test_file(), verb, most=2), **(env or {})}),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-            )
+            argv = [*self.command, *args, verb]
+            process = self._start(argv, env, (sink, sink), measured=_is_first_of(verb, most=2))
         daemon = Daemon(self, process, log)
         self.started.append(daemon)
         return daemon
+
+    def _start(
+        self, argv: Sequence[str | Path], more: Mapping[str, str] | None, sinks: Sequence[IO[bytes]], *, measured: bool
+    ) -> Process:
+        """In a session of its own, with nothing on stdin."""
+        env = self.env({**({} if measured else UNMEASURED), **(more or {})})
+        words, (out, err) = [str(word) for word in argv], sinks
+        if not measured and argv[0] == COMMAND and source().is_for(env):
+            return source().start(words, self.root, env, out.fileno(), err.fileno())
+        return subprocess.Popen(
+            words, cwd=self.root, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
 
     def close(self) -> None:
         """Kill what is left: the daemons, and every command that still works below the root."""
@@ -170,7 +186,7 @@ class Daemon:
     """One `vmsh-scheduler run`; its stderr is a file, read as JSON lines."""
 
     place: Place
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log: Path
 
     @property
@@ -187,7 +203,7 @@ class Daemon:
     def lines(self, msg: str = "", **fields: object) -> list[Document]:
         """Log lines so far with this `msg` and these fields, oldest first; what is no JSON is left out."""
         wanted = {**fields, **({"msg": msg} if msg else {})}
-        return [line for line in _documents(self.text()) if wanted.items() <= _flat(line).items()]
+        return [line for line in _documents(self.text(), msg) if wanted.items() <= _flat(line).items()]
 
     def wait_line(self, msg: str, /, *, after: int = 0, timeout: float = PATIENCE_S, **fields: object) -> Document:
         """The (after + 1)th such line; fails if the daemon ends first without it."""
@@ -276,8 +292,16 @@ def processes_below(root: Path) -> Iterator[int]:
                     yield int(entry.name)
 
 
-def _documents(text: str) -> Iterator[Document]:
+def _text(sink: IO[bytes]) -> str:
+    sink.seek(0)
+    return sink.read().decode()
+
+
+def _documents(text: str, part: str) -> Iterator[Document]:
+    """Lines that hold this part; tests look often, and parsing every line of a long log takes longest."""
     for line in text.splitlines():
+        if part not in line:
+            continue
         with suppress(ValueError):
             found = json.loads(line)
             if isinstance(found, dict):

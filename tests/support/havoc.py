@@ -115,7 +115,7 @@ class Havoc:
     def _kill(self, name: str) -> Callable[[], None]:
         """The daemon alone: its commands live on."""
         daemon = self.daemon(name)
-        daemon.process.kill()
+        daemon.process.send_signal(signal.SIGKILL)
         daemon.wait()
         return lambda: self.boot(name)
 

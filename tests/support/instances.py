@@ -56,12 +56,12 @@ class Instances:
     def condition(self, name: str) -> Any:
         return self.started[name].get("/health")["cluster"]
 
-    def leader(self) -> str:
-        """The one that says so itself, among those that live. They are asked one after another, so that two may say so
-        for a moment: one that is about to hear of the other."""
+    def leader(self, after: int = 0) -> str:
+        """The one that says so itself, among those that live, with a fence above `after`. They are asked one after
+        another, so that two may say so for a moment: one that is about to hear of the other."""
 
         def found() -> str | None:
-            leading = self._leading()
+            leading = [name for name in self._leading() if self.condition(name)["fence"] > after]
             return leading[0] if len(leading) == 1 else None
 
         return until(found, "one leader")

@@ -134,6 +134,7 @@ class SqliteJournal(JournalReader):
         self._wakeup = threading.Condition()
         self._working = threading.Lock()
         self._hurry = threading.Event()
+        self._hurry.set()  # the first rows wait for no others: who looks at a state that just began finds a journal
         self._thread: threading.Thread | None = None
         self._since_prune = 0
         self._gather_s = GATHER_S

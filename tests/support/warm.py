@@ -1,0 +1,170 @@
+"""The command in a process that was forked from an interpreter with the whole program loaded.
+
+Loading takes two thirds of a short command's time, and the tests start thousands. What runs is what the installed
+command runs, in a process of its own with its own directory, environment and descriptors; only the way there is left
+out, so the first of each kind in each test file goes all of it (`daemon.Place`)."""
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from tempfile import TemporaryFile
+from threading import Lock
+from typing import NoReturn
+
+START = 0
+"""In place of the number of a process to reap; with it come the request, stdout and stderr."""
+_BEFORE_ANY_CODE = ("PYTHON", "LC_", "LANG", "COVERAGE_", "MALLOC_", "LD_")
+"""Variables that an interpreter looks at only as it starts."""
+
+
+class Forked:
+    """As much of a Popen as the tests use; its exit code comes from the one that forked it."""
+
+    def __init__(self, source: "Source", pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._source = source
+        self._turn = Lock()
+        self._ended = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        return self._reaped() if self.returncode is None and self._over(0) else self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        if self.returncode is not None:
+            return self.returncode
+        if not self._over(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return self._reaped()
+
+    def send_signal(self, number: int) -> None:
+        """Until it is reaped nobody else has its number."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def _over(self, timeout: float | None) -> bool:
+        looking = select.poll()  # any number of descriptors may be open, unlike with `select`
+        looking.register(self._ended, select.POLLIN)
+        return bool(looking.poll(None if timeout is None else timeout * 1000))
+
+    def _reaped(self) -> int:
+        with self._turn:
+            if self.returncode is None:
+                self.returncode = self._source.reap(self.pid)
+                os.close(self._ended)
+        return self.returncode
+
+
+class Source:
+    """One for each process that runs tests, begun at first use; it ends with that."""
+
+    def __init__(self) -> None:
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._turn = Lock()
+        self._env = {**os.environ, "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                cwd=Path(__file__).parents[2],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(self._close)
+
+    def is_for(self, env: Mapping[str, str]) -> bool:
+        """It is like ours in all that was read when this one started."""
+        names = [name for name in env.keys() | self._env.keys() if name.startswith(_BEFORE_ANY_CODE)]
+        return all(env.get(name, "") == self._env.get(name, "") for name in names)
+
+    def start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int, err: int) -> Forked:
+        """In a session of its own, with nothing on stdin."""
+        with TemporaryFile() as request:
+            request.write(json.dumps({"argv": list(argv), "cwd": str(cwd), "env": dict(env)}).encode())
+            request.seek(0)
+            return Forked(self, self._asked(START, request.fileno(), out, err))
+
+    def reap(self, pid: int) -> int:
+        return self._asked(pid)
+
+    def _asked(self, what: int, *fds: int) -> int:
+        with self._turn:
+            socket.send_fds(self._line, [str(what).encode()], fds)
+            answer = self._line.recv(64)
+        assert answer, "the process that forks the others is gone"
+        return int(answer)
+
+    def _close(self) -> None:
+        self._line.close()
+        self._process.wait()
+
+
+@cache
+def source() -> Source:
+    return Source()
+
+
+def serve(line: socket.socket) -> None:
+    """Fork what is asked for, until nobody asks any more."""
+    _load()
+    while True:
+        what, fds, _, _ = socket.recv_fds(line, 64, 3)
+        if not what:
+            return
+        told = _started(line, *fds) if int(what) == START else os.waitstatus_to_exitcode(os.waitpid(int(what), 0)[1])
+        line.send(str(told).encode())
+
+
+def _started(line: socket.socket, request: int, *sinks: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _become(line, sinks, **json.load(open(request)))  # noqa: SIM115  closed with all the others
+    for fd in (request, *sinks):
+        os.close(fd)
+    return pid
+
+
+def _load() -> None:
+    """Everything but what the daemon itself loads only in processes of their own."""
+    package = import_module("vmsh_scheduler")
+    for found in walk_packages(package.__path__, "vmsh_scheduler."):
+        if not found.name.startswith("vmsh_scheduler.anchors"):
+            import_module(found.name)
+
+
+def _become(line: socket.socket, sinks: Sequence[int], argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
+    """What the installed command is; never returns, whatever becomes of it."""
+    try:
+        os.setsid()
+        for target, fd in enumerate(sinks, start=1):
+            os.dup2(fd, target)
+        line.close()
+        os.closerange(3, 256)
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        time.tzset()
+        sys.argv = argv
+        sys.path[0] = str(Path(argv[0]).parent)
+        import_module("vmsh_scheduler.__main__").main()
+    finally:
+        os._exit(70)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    serve(socket.socket(fileno=int(sys.argv[1])))
