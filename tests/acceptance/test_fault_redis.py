@@ -190,7 +190,7 @@ class TestD3:
         for name in ("a", "b"):
             until(lambda name=name: cluster[name].agent("fast"), f"the agents at {name}")
         empty(cluster.redis)
-        now = cluster.leader(after=fence)
+        now = cluster.restorer()
         assert "state_lost" in cluster.condition(now)["problems"]
         assert cluster[now].daemon.health()["status"] == "degraded"
         assert "restored" in cluster[now].daemon.wait_line("trouble", what="state_lost")["why"]

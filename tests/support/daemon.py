@@ -24,7 +24,7 @@ T = TypeVar("T")
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 """For processes of which many run, or for long, and others measure the same lines, and for those that are killed, of
 which nothing would be kept: coverage takes half of their time."""
-_started: Counter[tuple[str, ...]] = Counter()
+_started: Counter[tuple[str, str]] = Counter()
 
 COMMAND = Path(sys.executable).with_name("vmsh-scheduler")
 PATIENCE_S = 60.0
@@ -37,12 +37,12 @@ _ALSO = {"PORT", "HOST", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_
 Document = dict[str, Any]
 
 
-def _is_first_of(*words: str, most: int = 1) -> bool:
-    """Only the first commands of the same words in a file are the installed command, and measured: loading and coverage
-    cost many times what a command does, and the next ones run much the same lines. In the soak all are."""
-    words = (os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], *words)
-    _started[words] += 1
-    return _started[words] <= most or words[0].startswith("tests/soak/")
+def _is_first_of(word: str) -> bool:
+    """Only the first command of a word in a file is the installed command, and measured: loading and coverage cost many
+    times what a command does, and the next ones run much the same lines. In the soak all are."""
+    file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    _started[file, word] += 1
+    return _started[file, word] == 1 or file.startswith("tests/soak/")
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = PATIENCE_S) -> T:
@@ -141,7 +141,7 @@ class Place:
     def cli(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S) -> Done:
         """Run the command to its end, in the root."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of(*args[:2]))
+            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of(args[0]))
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -155,7 +155,7 @@ class Place:
         log = self.root / f"{self.prefix}daemon-{len(self.started)}.log"
         with log.open("wb") as sink:
             argv = [*self.command, *args, verb]
-            process = self._start(argv, env, (sink, sink), measured=_is_first_of(verb, most=2))
+            process = self._start(argv, env, (sink, sink), measured=_is_first_of(verb))
         daemon = Daemon(self, process, log)
         self.started.append(daemon)
         return daemon

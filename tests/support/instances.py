@@ -56,12 +56,12 @@ class Instances:
     def condition(self, name: str) -> Any:
         return self.started[name].get("/health")["cluster"]
 
-    def leader(self, after: int = 0) -> str:
-        """The one that says so itself, among those that live, with a fence above `after`. They are asked one after
-        another, so that two may say so for a moment: one that is about to hear of the other."""
+    def leader(self) -> str:
+        """The one that says so itself, among those that live. They are asked one after another, so that two may say so
+        for a moment: one that is about to hear of the other."""
 
         def found() -> str | None:
-            leading = [name for name in self._leading() if self.condition(name)["fence"] > after]
+            leading = self._leading()
             return leading[0] if len(leading) == 1 else None
 
         return until(found, "one leader")
@@ -69,6 +69,15 @@ class Instances:
     def _leading(self) -> list[str]:
         living = [name for name, each in self.started.items() if each.daemon.alive]
         return [name for name in living if self.condition(name)["role"] == "leader"]
+
+    def restorer(self) -> str:
+        """Who gave back what an emptied Redis had held: the last leader may still say for a moment that it leads."""
+
+        def found() -> str | None:
+            told = [name for name, each in self.started.items() if each.daemon.lines("trouble", what="state_lost")]
+            return next(iter(told), None)
+
+        return until(found, "one that restores")
 
     def leader_now(self) -> str | None:
         """Who says so at this moment."""

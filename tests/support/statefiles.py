@@ -53,8 +53,13 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def generations(directory: Path) -> dict[str, str]:
-    """Snapshots and logs only: the journal is written by a thread of its own whenever it can be."""
+    """Snapshots and logs only."""
     return {name: digest for name, digest in contents(directory).items() if name.endswith((".json", ".prev", ".wal"))}
+
+
+def but_the_journal(directory: Path) -> dict[str, str]:
+    """`contents` of all that is not written by a thread of its own whenever it can be."""
+    return {name: digest for name, digest in contents(directory).items() if not name.startswith("scheduler.db")}
 
 
 def used(directory: Path, jobs: int = 0) -> Path:

@@ -51,8 +51,9 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """Until it is reaped nobody else has its number."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        with self._turn:
+            if self.returncode is None:
+                os.kill(self.pid, number)
 
     def _over(self, timeout: float | None) -> bool:
         looking = select.poll()  # any number of descriptors may be open, unlike with `select`
