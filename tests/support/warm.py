@@ -8,11 +8,11 @@ import atexit
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -77,7 +77,8 @@ class Source:
         self._env = {**os.environ, "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                # not -m: a program's name in its own help is that of the package that was started
+                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
                 cwd=Path(__file__).parents[2],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -119,8 +120,9 @@ def source() -> Source:
     return Source()
 
 
-def serve(line: socket.socket) -> None:
+def serve(descriptor: int) -> None:
     """Fork what is asked for, until nobody asks any more."""
+    line = socket.socket(fileno=descriptor)
     _load()
     while True:
         what, fds, _, _ = socket.recv_fds(line, 64, 3)
@@ -149,6 +151,7 @@ def _load() -> None:
 
 def _become(line: socket.socket, sinks: Sequence[int], argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
     """What the installed command is; never returns, whatever becomes of it."""
+    code = 1
     try:
         os.setsid()
         for target, fd in enumerate(sinks, start=1):
@@ -162,10 +165,9 @@ def _become(line: socket.socket, sinks: Sequence[int], argv: list[str], cwd: str
         sys.argv = argv
         sys.path[0] = str(Path(argv[0]).parent)
         import_module("vmsh_scheduler.__main__").main()
+        sys.stdout.flush()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        os._exit(70)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+        os._exit(code)
