@@ -141,7 +141,7 @@ class Place:
     def cli(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S) -> Done:
         """Run the command to its end, in the root."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of(args[0]))
+            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of("".join(args[:1])))
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
