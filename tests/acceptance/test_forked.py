@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, Place
+from tests.support.daemon import UNMEASURED, Daemon, Place
 from tests.support.stubs import cadences
-from tests.support.warm import Forked
+from tests.support.warm import Forked, source
 
 HOURLY = cadences(fast="every: 1h")
 SIGNALS = ("SigBlk", "SigIgn", "SigCgt", "Umask", "NoNewPrivs", "Threads")
@@ -30,6 +30,7 @@ SIGNALS = ("SigBlk", "SigIgn", "SigCgt", "Umask", "NoNewPrivs", "Threads")
 )
 def test_a_command_says_the_same(place: Place, words: list[str], code: int) -> None:
     place.configure(HOURLY)
+    assert source().is_for(place.env(UNMEASURED))
     installed, forked = place.cli(*words), place.cli(*words)
     assert installed.code == code
     assert forked == installed

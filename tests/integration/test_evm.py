@@ -203,6 +203,18 @@ def test_a_lost_block_is_told_also_when_that_pass_comes_no_further(
     assert paying.phase(batch) == "reorged"
 
 
+@only_py_evm
+def test_what_moved_is_told_also_when_the_disk_fails(paying: Paying) -> None:
+    batch, out = paying.site.put_batch("1700-1"), paying.site.out
+    paying.node.automine(False)
+    paying.anchor(batch)
+    paying.node.mine()
+    (out / "receipts").rename(out / "kept")
+    (out / "receipts").write_text("where a directory belongs")
+    answer = paying.confirm()
+    assert (answer.code, _moves(answer)) == (Exit.BUSY, [("submitted", "verified")])
+
+
 def _moves(answer: Answer) -> list[tuple[str, str]]:
     return [(moved["was"], moved["now"]) for moved in answer.result["changed"]]
 

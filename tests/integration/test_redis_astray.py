@@ -443,6 +443,21 @@ class TestForgotten:
         assert (await asyncio.wait_for(handed, 10)).code == RESOURCES
         assert await leader.places(["t1"]) == {"t1": Place.ABSENT}
 
+    async def test_what_is_recalled_before_it_is_handed_over_is_not_pushed_either(self, cluster: RedisCluster) -> None:
+        """Its state was acknowledged already; of one that is settled nothing is remembered."""
+        leader = await cluster.leader("l")
+        collector = Collector(leader, cluster.clock, lambda _event: None, lambda: {"t1"})
+        collector.recall({"t1"})
+        assert (await asyncio.wait_for(collector.hand_over(task(1)), 10)).code == RESOURCES
+        await collector.tick()
+        assert await leader.places(["t1"]) == {"t1": Place.ABSENT}
+        collector.forget("t1")
+        again = asyncio.create_task(collector.hand_over(task(1)))
+        await asyncio.sleep(0)
+        await collector.tick()
+        again.cancel()
+        assert await leader.places(["t1"]) == {"t1": Place.READY}
+
     async def test_only_what_the_queue_does_not_know_is_presumed_lost(self, cluster: RedisCluster) -> None:
         """As where `meta` alone was removed by hand."""
         leader, open_runs = await cluster.leader("l"), [f"t{n}" for n in range(4)]

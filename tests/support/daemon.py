@@ -298,7 +298,8 @@ def _text(sink: IO[bytes]) -> str:
 
 
 def _documents(text: str, part: str) -> Iterator[Document]:
-    """Lines that hold this part; tests look often, and parsing every line of a long log takes longest."""
+    """Lines that hold this part, which has no character that JSON escapes. Tests look often, and parsing every line of
+    a long log takes longest."""
     for line in text.splitlines():
         if part not in line:
             continue

@@ -1,8 +1,9 @@
 """The command in a process that was forked from an interpreter with the whole program loaded.
 
 Loading takes two thirds of a short command's time, and the tests start thousands. What runs is what the installed
-command runs, in a process of its own with its own directory, environment and descriptors; only the way there is left
-out, so the first of each kind in each test file goes all of it (`daemon.Place`)."""
+command runs, in a process of its own with its own directory, environment and descriptors; the way there is left out.
+All that one source forks have their seed of hashes in common, and no module is loaded late in them. So the first of
+each kind in each test file goes all the way (`daemon.Place`), and so do all in the soak."""
 
 import atexit
 import json
@@ -24,6 +25,8 @@ from typing import NoReturn
 
 START = 0
 """In place of the number of a process to reap; with it come the request, stdout and stderr."""
+MOST_OPEN = 64
+"""Descriptors of the one that forks, and more."""
 _BEFORE_ANY_CODE = ("PYTHON", "LC_", "LANG", "COVERAGE_", "MALLOC_", "LD_")
 """Variables that an interpreter looks at only as it starts."""
 
@@ -122,21 +125,26 @@ def source() -> Source:
 
 def serve(descriptor: int) -> None:
     """Fork what is asked for, until nobody asks any more."""
-    line = socket.socket(fileno=descriptor)
+    line, before = socket.socket(fileno=descriptor), dict(os.environ)
     _load()
+    loaded = {name: value for name, value in os.environ.items() if before.get(name) != value}
     while True:
         what, fds, _, _ = socket.recv_fds(line, 64, 3)
         if not what:
             return
-        told = _started(line, *fds) if int(what) == START else os.waitstatus_to_exitcode(os.waitpid(int(what), 0)[1])
+        told = _started(loaded, *fds) if int(what) == START else os.waitstatus_to_exitcode(os.waitpid(int(what), 0)[1])
         line.send(str(told).encode())
 
 
-def _started(line: socket.socket, request: int, *sinks: int) -> int:
+def _started(loaded: Mapping[str, str], request: int, *sinks: int) -> int:
+    """Once it is in its surroundings: its end of a pipe is closed then, with all that is ours."""
+    there, its = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(line, sinks, **json.load(open(request)))  # noqa: SIM115  closed with all the others
-    for fd in (request, *sinks):
+        _become(sinks, loaded, **json.load(open(request)))  # noqa: SIM115  closed with all the others
+    os.close(its)
+    os.read(there, 1)
+    for fd in (there, request, *sinks):
         os.close(fd)
     return pid
 
@@ -149,21 +157,22 @@ def _load() -> None:
             import_module(found.name)
 
 
-def _become(line: socket.socket, sinks: Sequence[int], argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
+def _become(
+    sinks: Sequence[int], loaded: Mapping[str, str], argv: list[str], cwd: str, env: dict[str, str]
+) -> NoReturn:
     """What the installed command is; never returns, whatever becomes of it."""
     code = 1
     try:
-        os.setsid()
-        for target, fd in enumerate(sinks, start=1):
-            os.dup2(fd, target)
-        line.close()
-        os.closerange(3, 256)
         os.chdir(cwd)
         os.environ.clear()
-        os.environ.update(env)
+        os.environ.update({**env, **loaded})
         time.tzset()
         sys.argv = argv
         sys.path[0] = str(Path(argv[0]).parent)
+        os.setsid()
+        for target, fd in enumerate(sinks, start=1):
+            os.dup2(fd, target)
+        os.closerange(3, MOST_OPEN)
         import_module("vmsh_scheduler.__main__").main()
         sys.stdout.flush()
         code = 0

@@ -70,7 +70,12 @@ def test_nothing_open_has_no_age() -> None:
 
 
 def test_reorgs_and_times_until_final_are_counted() -> None:
-    metrics = fed(moved("verified", "reorged"), moved("reorged", "verified"), moved("verified", "final"))
+    metrics = fed(
+        moved("verified", "reorged"),
+        moved("reorged", "reorged"),
+        moved("reorged", "verified"),
+        moved("verified", "final"),
+    )
     found = exposed(metrics)
     assert found["vmsh_attestations_reorged_total{}"] == 1
     assert found["vmsh_attestation_final_seconds_count{}"] == 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
 from vmsh_scheduler.anchors.facts import Facts, now_s
-from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.failures import Invalid, with_details
 from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
 from vmsh_scheduler.domain.batch import Document
@@ -22,7 +22,7 @@ class Limits:
     alarm_after_s: int = 86_400
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deepening:
     """One pass over one target's book."""
 
@@ -30,7 +30,7 @@ class Deepening:
     chain: Chain
     book: Book
     limits: Limits
-    changed: list[Document] = field(default_factory=list)
+    _changed: list[Document] = field(default_factory=list)
     """What moved, for logs and metrics."""
 
     def run(self) -> Document:
@@ -45,11 +45,11 @@ class Deepening:
         return {**self.standing(), "warnings": [*self.book.complaints(), *warnings][:20]}
 
     def standing(self) -> Document:
-        """{status, phases, open, oldest_open_s, changed, overdue}: by the book alone, and what this pass has moved."""
+        """{status, phases, open, oldest_open_s, changed, overdue}: as the book has it, and what moved until now."""
         (left, phases), now = self.book.standing(), now_s()
         oldest = max((one.age(now) for one in left), default=0)
         about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
-        about["changed"] = self.changed[:_LISTED]
+        about["changed"] = self._changed[: 2 * _LISTED]
         late = [one for one in left if one.phase in UNMINED and one.age(now) > self.limits.alarm_after_s]
         overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:_LISTED]]
         return {**about, "oldest_open_s": oldest, **({"code": "overdue", "overdue": overdue} if late else {})}
@@ -65,9 +65,9 @@ class Deepening:
         return after
 
     def _note(self, before: Submission, after: Submission) -> None:
-        """At each move: that a block is gone is written down once, whatever becomes of it in the same pass."""
-        if after != before:
-            self.changed.append(after.moved(before, now_s()))
+        """At each move: no later pass finds again that a block is gone."""
+        if _place(after) != _place(before):
+            self._changed.append(after.moved(before, now_s()))
 
     def _moved(self, now: Submission) -> Submission:
         """Of one that was in no block. `lost` is asked first: what is mined between the two is found by the look.
@@ -116,12 +116,15 @@ class Deepening:
         return transact.tell(self.book, self.facts.root / "out", subject, submission)[1]
 
 
+def _place(one: Submission) -> tuple[object, ...]:
+    return one.tx, one.phase, one.depth, one.block_hash
+
+
 def confirm(facts: Facts, chain: Chain, limits: Limits) -> Document:
     """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and what
     moved and how old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
     deepening = Deepening(facts, chain, Book(facts.root / "out", chain.target), limits)
     try:
         return deepening.run()
-    except SchedulerError as error:
-        error.details = deepening.standing()
-        raise
+    except (SchedulerError, OSError) as error:
+        raise with_details(error, deepening.standing()) from error

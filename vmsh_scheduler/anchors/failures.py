@@ -3,6 +3,7 @@
 For people at the command line the same failure of a disk has the code of docs/exit-codes.md (`of_os`)."""
 
 import errno
+from collections.abc import Mapping
 
 from vmsh_scheduler.errors import Busy, CannotCreate, Denied, Exit, SchedulerError
 
@@ -52,6 +53,13 @@ def of_os(error: OSError) -> SchedulerError:
     if error.errno in _DISK:
         return DiskFailed(text, hint="see df and mount")
     return Busy(text)
+
+
+def with_details(error: SchedulerError | OSError, details: Mapping[str, object]) -> SchedulerError:
+    """A verb's failure that tells what was found and done all the same."""
+    found = for_verb(error) if isinstance(error, OSError) else error
+    found.details = details
+    return found
 
 
 def for_verb(error: OSError) -> SchedulerError:

@@ -10,7 +10,7 @@ from vmsh_scheduler.anchors import ots_proof
 from vmsh_scheduler.anchors.calendars import Reply
 from vmsh_scheduler.anchors.chain import Seen, Unreachable
 from vmsh_scheduler.anchors.facts import Facts, now_s
-from vmsh_scheduler.anchors.failures import Invalid
+from vmsh_scheduler.anchors.failures import Invalid, with_details
 from vmsh_scheduler.anchors.ots_desk import Desk, open_desk
 from vmsh_scheduler.anchors.ots_proof import Contents, InBlock, Promise
 from vmsh_scheduler.anchors.subject import subject_of
@@ -34,7 +34,7 @@ class Deepening:
 
     desk: Desk
     warnings: list[str] = field(default_factory=list)
-    changed: list[Document] = field(default_factory=list)
+    _changed: list[Document] = field(default_factory=list)
     """What moved, for logs and metrics."""
     _silent: set[str] = field(default_factory=set)
     """Calendars that failed in this pass: they are not asked again in it."""
@@ -42,7 +42,7 @@ class Deepening:
     _until: float = field(default_factory=lambda: monotonic() + PASS_S)
 
     def run(self) -> Document:
-        """As confirm.Deepening.run, and `overdue`: accepted, and in no block for longer than the rail's alarmAfter."""
+        """As confirm.Deepening.run; `overdue`: accepted, and in no block for longer than the rail's alarmAfter."""
         if self.desk.headers is not None:
             self.desk.headers.meet()
         for before in self._work():
@@ -52,7 +52,7 @@ class Deepening:
                 self.warnings.append(f"batch {before.batch}: {error}")
                 continue
             if (after.phase, after.depth, after.block_hash) != (before.phase, before.depth, before.block_hash):
-                self.changed.append(after.moved(before, now_s()))
+                self._changed.append(after.moved(before, now_s()))
             self._publish(after)
         return self._result()
 
@@ -183,11 +183,11 @@ class Deepening:
         return {**result, "warnings": [*self.desk.book.complaints(), *self.warnings][:20]}
 
     def standing(self) -> Document:
-        """By the book alone, and what this pass has moved."""
+        """As the book has it, and what moved until now."""
         left, phases = self.desk.book.standing()
         late = [one for one in left if one.phase in UNMINED and _age(one) > self.desk.alarm_after_s]
         about = {"status": "ok", "target": self.desk.target, "phases": phases, "open": len(left)}
-        about["changed"] = self.changed[:_LISTED]
+        about["changed"] = self._changed[:_LISTED]
         overdue = {"code": "overdue", "overdue": [_late(one) for one in late[:_LISTED]]} if late else {}
         return {**about, "oldest_open_s": max(map(_age, left), default=0), **overdue}
 
@@ -198,9 +198,8 @@ def run(facts: Facts) -> Document:
     deepening = Deepening(open_desk(facts))
     try:
         return deepening.run()
-    except SchedulerError as error:
-        error.details = deepening.standing()
-        raise
+    except (SchedulerError, OSError) as error:
+        raise with_details(error, deepening.standing()) from error
 
 
 def _read(one: Submission) -> Contents:

@@ -15,8 +15,6 @@ from vmsh_scheduler.engine.round_trips import at_once
 from vmsh_scheduler.errors import NotLeading, StoreDown
 from vmsh_scheduler.ports import Clock, Dispatch, Executor, Observer, Place, Task
 
-UNSENT = Outcome(Status.FAILED, code=RESOURCES, message="withdrawn before it was handed over")
-
 LOOK: Millis = SECOND
 """The longest between two looks for outcomes, and how often lost claims are looked for."""
 MEND: Millis = 20 * SECOND
@@ -27,6 +25,10 @@ BodyOf = Callable[[Job, Run], Mapping[str, object]]
 NOT_READ = Outcome(
     Status.FAILED, ErrorClass.VALIDATION, "bad_outcome", "what the worker sent cannot be read: another version wrote it"
 )
+
+
+UNSENT = Outcome(Status.FAILED, code=RESOURCES, message="withdrawn before it was handed over")
+"""Of a run that was recalled in time."""
 
 
 class Collector:
@@ -53,6 +55,8 @@ class Collector:
         self._to_push: dict[str, Task] = {}
         self._doubtful: set[str] = set()
         """Pushed, perhaps: the store did not answer. Or recalled."""
+        self._recalled: set[str] = set()
+        """Before anybody waited for them."""
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._asked: dict[str, asyncio.Future[Recovery]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -67,6 +71,8 @@ class Collector:
 
     async def hand_over(self, task: Task) -> Outcome:
         """Push it and wait for its outcome."""
+        if task.id in self._recalled:
+            return UNSENT
         self._to_push[task.id] = task
         return await self.outcome(task.id)
 
@@ -93,6 +99,7 @@ class Collector:
 
     def forget(self, run_id: str) -> None:
         """Settling has removed the outcome, in the same step; one that was not settled goes now."""
+        self._recalled.discard(run_id)
         if run_id in self._unsettled:
             self._unsettled.discard(run_id)
             self._forgotten.append(run_id)
@@ -100,6 +107,7 @@ class Collector:
 
     def recall(self, run_ids: Collection[str]) -> None:
         """Their job was paused or removed: those that nobody has claimed never began."""
+        self._recalled |= set(run_ids) - self._waiting.keys()
         for run_id in self._waiting.keys() & set(run_ids):
             unsent = self._to_push.pop(run_id, None) is not None
             ended = self._waiting[run_id]
@@ -242,6 +250,7 @@ class Collector:
             asked.cancel()
         self._to_push.clear()
         self._doubtful.clear()
+        self._recalled.clear()
 
     async def _nap(self) -> None:
         """A store that is down is not asked before its time, whatever wakes us; only a hurry is."""

@@ -91,7 +91,7 @@ class Attestations:
                 self._moved(target, moved)
 
     def _moved(self, target: str, moved: Mapping[str, object]) -> None:
-        if moved.get("now") == "reorged":
+        if moved.get("now") == "reorged" and moved.get("was") != "reorged":
             self.reorgs[target] = self.reorgs.get(target, 0) + 1
         if moved.get("now") == "final" and moved.get("was") != "final":
             self.final.setdefault(target, Histogram(FINAL_BOUNDS)).observe(whole(moved.get("seconds")))
