@@ -2,14 +2,14 @@
 
 import os
 import re
-import signal
 import subprocess
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import UNMEASURED, Daemon, Place
+from tests.support.daemon import UNMEASURED, Daemon, Place, until
 from tests.support.stubs import cadences
 from tests.support.warm import Forked, source
 
@@ -37,16 +37,14 @@ def test_a_command_says_the_same(place: Place, words: list[str], code: int) -> N
 
 
 def test_a_daemon_is_in_the_same_surroundings(tmp_path: Path) -> None:
-    found = []
-    for number, kind in enumerate((subprocess.Popen, Forked)):
-        place = Place(tmp_path / str(number))
-        place.configure(HOURLY)
-        daemon = place.daemon().ready()
-        assert isinstance(daemon.process, kind)
-        found.append(surroundings(daemon))
-        daemon.signal(signal.SIGTERM)
-        assert daemon.wait() == 0
-    assert found[0] == found[1]
+    with closing(Place(tmp_path / "installed")) as first, closing(Place(tmp_path / "forked")) as second:
+        for place in (first, second):
+            place.configure(HOURLY)
+        installed, forked = first.daemon().ready(), second.daemon().ready()
+        assert (type(installed.process), type(forked.process)) == (subprocess.Popen, Forked)
+        until(lambda: surroundings(forked) == surroundings(installed), "the same surroundings, once both are at rest")
+        installed.stop()
+        forked.stop()
 
 
 def surroundings(daemon: Daemon) -> dict[str, object]:

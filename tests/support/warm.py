@@ -138,13 +138,15 @@ def serve(descriptor: int) -> None:
 
 def _started(loaded: Mapping[str, str], request: int, *sinks: int) -> int:
     """Once it is in its surroundings: its end of a pipe is closed then, with all that is ours."""
+    with open(request) as sent:
+        asked = json.load(sent)
     there, its = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(sinks, loaded, **json.load(open(request)))  # noqa: SIM115  closed with all the others
+        _become(sinks, loaded, **asked)
     os.close(its)
     os.read(there, 1)
-    for fd in (there, request, *sinks):
+    for fd in (there, *sinks):
         os.close(fd)
     return pid
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
 from vmsh_scheduler.anchors.facts import Facts, now_s
-from vmsh_scheduler.anchors.failures import Invalid, with_details
+from vmsh_scheduler.anchors.failures import Invalid, telling
 from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
 from vmsh_scheduler.domain.batch import Document
-from vmsh_scheduler.errors import ConfigError, Denied, SchedulerError
+from vmsh_scheduler.errors import ConfigError, Denied
 
 _LISTED = 100
 
@@ -66,7 +66,7 @@ class Deepening:
 
     def _note(self, before: Submission, after: Submission) -> None:
         """At each move: no later pass finds again that a block is gone."""
-        if _place(after) != _place(before):
+        if after.place != before.place:
             self._changed.append(after.moved(before, now_s()))
 
     def _moved(self, now: Submission) -> Submission:
@@ -116,15 +116,9 @@ class Deepening:
         return transact.tell(self.book, self.facts.root / "out", subject, submission)[1]
 
 
-def _place(one: Submission) -> tuple[object, ...]:
-    return one.tx, one.phase, one.depth, one.block_hash
-
-
 def confirm(facts: Facts, chain: Chain, limits: Limits) -> Document:
     """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and what
     moved and how old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
     deepening = Deepening(facts, chain, Book(facts.root / "out", chain.target), limits)
-    try:
+    with telling(deepening.standing):
         return deepening.run()
-    except (SchedulerError, OSError) as error:
-        raise with_details(error, deepening.standing()) from error

@@ -3,7 +3,8 @@
 For people at the command line the same failure of a disk has the code of docs/exit-codes.md (`of_os`)."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from vmsh_scheduler.errors import Busy, CannotCreate, Denied, Exit, SchedulerError
 
@@ -55,11 +56,18 @@ def of_os(error: OSError) -> SchedulerError:
     return Busy(text)
 
 
-def with_details(error: SchedulerError | OSError, details: Mapping[str, object]) -> SchedulerError:
-    """A verb's failure that tells what was found and done all the same."""
-    found = for_verb(error) if isinstance(error, OSError) else error
-    found.details = details
-    return found
+@contextmanager
+def telling(details: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """A failure within it tells what was found and done all the same."""
+    try:
+        yield
+    except SchedulerError as error:
+        error.details = details()
+        raise
+    except OSError as error:
+        found = for_verb(error)
+        found.details = details()
+        raise found from error
 
 
 def for_verb(error: OSError) -> SchedulerError:

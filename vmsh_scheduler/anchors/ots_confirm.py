@@ -10,13 +10,12 @@ from vmsh_scheduler.anchors import ots_proof
 from vmsh_scheduler.anchors.calendars import Reply
 from vmsh_scheduler.anchors.chain import Seen, Unreachable
 from vmsh_scheduler.anchors.facts import Facts, now_s
-from vmsh_scheduler.anchors.failures import Invalid, with_details
+from vmsh_scheduler.anchors.failures import Invalid, telling
 from vmsh_scheduler.anchors.ots_desk import Desk, open_desk
 from vmsh_scheduler.anchors.ots_proof import Contents, InBlock, Promise
 from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Phase, Submission
 from vmsh_scheduler.domain.batch import Document, hash_bytes
-from vmsh_scheduler.errors import SchedulerError
 
 LONGEST_WAIT_S = 600
 """Between two questions about one batch; calendars are somebody's gift."""
@@ -51,7 +50,7 @@ class Deepening:
             except Invalid as error:  # of this one alone: its proof, or what the book has of it, cannot be read
                 self.warnings.append(f"batch {before.batch}: {error}")
                 continue
-            if (after.phase, after.depth, after.block_hash) != (before.phase, before.depth, before.block_hash):
+            if after.place != before.place:
                 self._changed.append(after.moved(before, now_s()))
             self._publish(after)
         return self._result()
@@ -196,10 +195,8 @@ def run(facts: Facts) -> Document:
     """The verb `confirm` for targets `ots:`. Raises what the node's side raises: nothing is lost by it, and what is
     open is told all the same."""
     deepening = Deepening(open_desk(facts))
-    try:
+    with telling(deepening.standing):
         return deepening.run()
-    except (SchedulerError, OSError) as error:
-        raise with_details(error, deepening.standing()) from error
 
 
 def _read(one: Submission) -> Contents:

@@ -99,6 +99,11 @@ class Submission:
         return self.phase in OPEN or (not self.told and self.phase is not Phase.LOST)
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What moves: neither when it was looked at last nor what the receipts say of it."""
+        return self.tx, self.phase, self.depth, self.block_hash
+
+    @property
     def signed(self) -> Signed:
         where = {"blockHash": self.block_hash} if self.block_hash else {}
         return Signed(self.tx, self.raw, {**self.details, **where})

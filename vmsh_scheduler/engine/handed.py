@@ -25,8 +25,6 @@ BodyOf = Callable[[Job, Run], Mapping[str, object]]
 NOT_READ = Outcome(
     Status.FAILED, ErrorClass.VALIDATION, "bad_outcome", "what the worker sent cannot be read: another version wrote it"
 )
-
-
 UNSENT = Outcome(Status.FAILED, code=RESOURCES, message="withdrawn before it was handed over")
 """Of a run that was recalled in time."""
 
