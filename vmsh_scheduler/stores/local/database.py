@@ -85,14 +85,25 @@ def connect_reader(directory: StateDirectory) -> sqlite3.Connection | None:
         return None
     directory.check(directory.database)
     uri = f"file:{quote(os.fsencode((directory.path / directory.database).absolute()))}?mode=ro"
+    try:
+        return _begun(uri)
+    except sqlite3.OperationalError:
+        found = _begun(f"{uri}&immutable=1")
+        if found is None and directory.size(f"{directory.database}-wal"):
+            raise  # everything may be in that log, which is looked past here
+        return found
+
+
+def _begun(uri: str) -> sqlite3.Connection | None:
+    """None: no table yet, as a first start leaves it that was killed. What its rollback journal would take back is
+    nothing: the file was empty until then, and has no other once it has tables."""
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        begun = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries'").fetchone()[0]
-    except sqlite3.OperationalError:
+        if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'entries'").fetchone()[0]:
+            return connection
+    except sqlite3.Error:
         connection.close()
-        return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None, check_same_thread=False)
-    if begun:
-        return connection
+        raise
     connection.close()
     return None
 

@@ -18,7 +18,7 @@ from vmsh_scheduler.stores.local import database
 from vmsh_scheduler.stores.local.directory import StateDirectory
 from vmsh_scheduler.stores.local.load import Condition, peek
 from vmsh_scheduler.stores.local.log import Stretch
-from vmsh_scheduler.stores.local.records import Position, read_tail
+from vmsh_scheduler.stores.local.records import NOWHERE, Position, read_tail
 from vmsh_scheduler.stores.local.retention import Retention, prune
 from vmsh_scheduler.stores.local.text import Fact, facts_of
 
@@ -78,10 +78,11 @@ class JournalReader:
                 return [f"{self._directory.path / self._directory.database} is damaged: {error}"]
 
     def _missing(self) -> list[str]:
-        """A finding, unless nothing was ever written: then nothing is missed."""
-        if peek(self._directory).condition is Condition.FRESH:
+        """A finding, unless no row was ever written: then nothing is missed."""
+        if _no_row_yet(self._directory):
             return []
-        return [f"{self._directory.path / self._directory.database} is gone; the daemon begins it anew from the logs"]
+        what = "is empty" if self._directory.exists(self._directory.database) else "is gone"
+        return [f"{self._directory.path / self._directory.database} {what}; the daemon begins it anew from the logs"]
 
     def _bodies(self, kind: str, job_id: str, before: Millis | None, limit: int) -> list[str]:
         """Newest first: of one job as they were written, of all by the wall clock, which may have been wrong."""
@@ -288,6 +289,14 @@ class SqliteJournal(JournalReader):
         if self._connection is not None:
             database.close_quietly(self._connection)
             self._connection = None
+
+
+def _no_row_yet(directory: StateDirectory) -> bool:
+    """As far as the files tell: while the first snapshot is in force no log goes, so all rows are still in them."""
+    opened = peek(directory)
+    if opened.condition is not Condition.LOADED or opened.base != NOWHERE:
+        return opened.condition is Condition.FRESH
+    return not [fact for record in read_tail(directory, NOWHERE).records for fact in facts_of(record)]
 
 
 def _joined(handed: Sequence[Stretch], start: Position, target: Position) -> Sequence[Fact] | None:
