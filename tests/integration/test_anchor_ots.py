@@ -1,6 +1,7 @@
 """The `ots` rail: calendars of all kinds, proofs that any client can check, and blocks that a node bears out or not."""
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from tests.support.calendar import Calendar, Headers, calendars, dead_url, header_node, says, send
 from tests.support.daemon import UNMEASURED
 from tests.support.site import Answer, Document, Site
-from vmsh_scheduler.anchors import facts, ots_confirm, ots_proof
+from vmsh_scheduler.anchors import disk, facts, ots_confirm, ots_proof
 from vmsh_scheduler.anchors.calendars import Calendars
 from vmsh_scheduler.anchors.chain import Unreachable
 from vmsh_scheduler.anchors.facts import Facts
@@ -28,7 +29,7 @@ from vmsh_scheduler.anchors.fetch import Ask, fetch
 from vmsh_scheduler.anchors.online import of_facts
 from vmsh_scheduler.anchors.ots_proof import Garbled
 from vmsh_scheduler.anchors.rpc import endpoint
-from vmsh_scheduler.anchors.submission import Book
+from vmsh_scheduler.anchors.submission import Book, Phase
 from vmsh_scheduler.anchors.verify import verify
 from vmsh_scheduler.domain.batch import hash_bytes, hash_text, render, with_digest
 from vmsh_scheduler.domain.merkle import v0_path
@@ -293,6 +294,27 @@ def test_too_early_then_upgraded_then_final(rig: Rig, node: Headers) -> None:
     questions = len(node.asked)
     assert rig.confirm().result["open"] == 0
     assert node.asked[questions:] == ["getblockchaininfo"], "what is settled is not asked about again"
+
+
+def test_what_moved_is_told_also_when_the_disk_fails_once_it_is_written(
+    rig: Rig, node: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next pass finds it where it is."""
+    rig.anchor()
+    rig.calendars[0].anchor(node)
+    rig.clock.now += HOUR
+
+    def unsynced(_: Path) -> None:
+        kept = Book(rig.site.out, "ots:public").get(rig.batch["id"])
+        if kept is not None and kept.phase is Phase.FINAL:
+            raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "sync_directory", unsynced)
+        failed = rig.confirm()
+    assert (failed.code, failed.result["code"]) == (Exit.BUSY, "disk_failed")
+    assert [(one["was"], one["now"]) for one in failed.result["changed"]] == [("submitted", "final")]
+    assert rig.confirm().result["changed"] == []
 
 
 def test_without_a_node_the_calendars_word_is_said_to_be_just_that(rig: Rig, node: Headers) -> None:

@@ -1,12 +1,16 @@
 """What passes over open anchors become: metrics, /health, and one job per target that makes them."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.builders import NOON, cadence, run_of
 from tests.support.config import Files, wanted
+from vmsh_scheduler.anchors.moves import LISTED, Moves
+from vmsh_scheduler.anchors.submission import Book, Phase, Submission
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.events import Finished
 from vmsh_scheduler.domain.health import Health, Vitals, assess
@@ -14,6 +18,7 @@ from vmsh_scheduler.domain.job import Job
 from vmsh_scheduler.domain.run import Execution, Outcome, Status
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.domain.trigger import Interval
+from vmsh_scheduler.executors.capture import HEAD, TAIL
 from vmsh_scheduler.observe.metrics import Extra, Metrics
 from vmsh_scheduler.sources import anchors_file
 from vmsh_scheduler.sources.catalog import compile_files
@@ -82,6 +87,31 @@ def test_reorgs_and_times_until_final_are_counted() -> None:
     assert found["vmsh_attestation_final_seconds_sum{}"] == 70
 
 
+def test_what_a_pass_does_not_list_is_counted_too(tmp_path: Path) -> None:
+    moves, late = Moves(Book(tmp_path, TARGET)), [{"batch": "b", "namespace": "ns", "tx": f"0x{0:064x}"}] * LISTED
+    for number in range(1_000):
+        one = Submission(TARGET, "me", f"1700000000-{number}", "sha256:", f"0x{number:064x}", "", 1_000, "ns:files")
+        with moves.of(one):
+            for phase in (Phase.VERIFIED, Phase.REORGED, Phase.FINAL):
+                one = one.become(phase, 1_070)
+                moves.note(one)
+    result = {**PASS, **moves.told(), "overdue": late, "late": 300}
+    assert len(json.dumps(result)) < HEAD + TAIL
+    found = exposed(fed(result))
+    assert found["vmsh_attestations_reorged_total{}"] == 1_000
+    assert found["vmsh_attestation_final_seconds_count{}"] == 1_000
+    assert found["vmsh_attestation_final_seconds_sum{}"] == 70_000
+    assert found["vmsh_attestations_overdue{}"] == 300
+
+
+def test_a_pass_that_could_not_read_its_book_tells_what_moved() -> None:
+    metrics = fed(PASS)
+    feed(metrics, {"code": "busy", "changed": moved("verified", "reorged")["changed"]}, status=Status.FAILED)
+    found = exposed(metrics)
+    assert found["vmsh_attestations_reorged_total{}"] == 1
+    assert found['vmsh_attestations{phase="final",}'] == 5
+
+
 def test_what_is_final_within_its_own_run_is_timed_too() -> None:
     metrics = fed(PASS)
     done = {"status": "ok", "phase": "final", "changed": [{"was": "", "now": "final", "seconds": 3}]}
@@ -138,6 +168,8 @@ def test_when_health_is_degraded(result: dict[str, Any], level: int, expected: s
         {"phases": 3},
         {"phases": {"final": "many", "open": -1}, "open": True, "oldest_open_s": "x", "overdue": 7, "changed": {}},
         {"phases": {}, "changed": [None, 3, {"now": 3}, {"now": "final", "seconds": "x"}]},
+        {"phases": {}, "late": HUGE, "unlisted": {"final": "x", "final_s": HUGE, "reorged": -1}},
+        {"phases": {}, "late": "x", "unlisted": [3]},
         {"phases": {"final": HUGE}, "open": 1, "oldest_open_s": HUGE, "changed": [{"now": "final", "seconds": HUGE}]},
     ],
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,12 +12,12 @@ from tests.support.cluster import LEASE, Crew, Member, Term
 from tests.support.world import CALLBACK
 from vmsh_scheduler.domain.events import Recovered, Trouble
 from vmsh_scheduler.domain.job import OnUnknown
-from vmsh_scheduler.domain.run import Outcome, Run, Status
+from vmsh_scheduler.domain.run import Outcome, Run, Status, Trace
 from vmsh_scheduler.domain.trigger import SECOND
 from vmsh_scheduler.engine.bounds import Pool
 from vmsh_scheduler.engine.handed import MEND, Collector
 from vmsh_scheduler.errors import NotLeading
-from vmsh_scheduler.ports import Claim, Task
+from vmsh_scheduler.ports import Claim, Place, Task
 
 JOB = cadence(60)
 
@@ -595,6 +595,51 @@ class TestStopping:
         await crew.settle()
         await member.worker.tick()
         assert (member.runs, crew.state.started) == ([], 0)
+
+    @pytest.mark.parametrize("claimed", [False, True])
+    async def test_what_is_recalled_while_it_is_asked_where_it_is_never_begins_unless_somebody_has_it(
+        self, claimed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its job was removed, with its state."""
+        crew = Crew(cadence(60))
+        term = await crew.lead()
+        collector = Collector(term.dispatch, crew.clock, crew.events.append, lambda: ())
+        await term.dispatch.push([Task("x", "", "", {})])
+        await term.dispatch.claim("", int(claimed), LEASE)
+        answered, places = asyncio.Event(), term.dispatch.places
+
+        async def slowly(ids: Sequence[str]) -> Mapping[str, Place]:
+            await answered.wait()
+            return await places(ids)
+
+        monkeypatch.setattr(term.dispatch, "places", slowly)
+        recovering = asyncio.create_task(collector.recovery("x"))
+        await crew.settle()
+        collector.recall({"x"})
+        await collector.tick()
+        answered.set()
+        assert (await recovering).trace is Trace.RUNNING
+        adopted = asyncio.create_task(collector.outcome("x"))
+        await crew.settle()
+        await collector.tick()
+        await crew.settle()
+        assert adopted.done() is not claimed
+        assert (list(crew.table.ready), list(crew.table.claimed)) == ([], ["x"] * claimed)
+        adopted.cancel()
+
+    async def test_what_was_recalled_is_remembered_while_it_is_open(self) -> None:
+        """A run may be settled and forgotten before those hear of it who paused its job; terms last for months."""
+        crew = Crew(cadence(60))
+        term = await crew.lead()
+        collector = Collector(term.dispatch, crew.clock, crew.events.append, lambda: {"open"})
+        collector.recall({"open", "settled"})
+        await collector.tick()
+        handed = [asyncio.create_task(collector.hand_over(Task(id, "", "", {}))) for id in ("open", "settled")]
+        await crew.settle()
+        await collector.tick()
+        assert [one.done() for one in handed] == [True, False]
+        assert list(crew.table.ready) == ["settled"]
+        handed[1].cancel()
 
     async def test_a_hurried_leader_withdraws_what_waits_and_leaves_what_runs(self) -> None:
         crew = Crew(cadence(60, id="ns/a"), cadence(60, id="ns/b"))

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -23,7 +23,7 @@ from tests.support.paying_mutants import ANY, MUTANTS, SHOWN_BY, Step, mutated
 from vmsh_scheduler.anchors import combine, confirm, disk, receipts, submission_check, transact
 from vmsh_scheduler.anchors.chain import Anchor, Refused, Signed, Unreachable
 from vmsh_scheduler.anchors.facts import Facts
-from vmsh_scheduler.anchors.failures import Corrupt, Invalid
+from vmsh_scheduler.anchors.failures import Corrupt, DiskFailed, Invalid
 from vmsh_scheduler.anchors.subject import read_subject
 from vmsh_scheduler.anchors.submission import Book, Phase
 from vmsh_scheduler.anchors.verify import verify
@@ -501,9 +501,51 @@ def test_a_pass_that_fails_tells_what_the_book_holds(tmp_path: Path) -> None:
         "changed": [],
         "oldest_open_s": 90_000,
         "code": "overdue",
+        "late": 1,
     }
     assert isinstance(late, list)
     assert [one["batch"] for one in late] == ["b1"]
+
+
+def test_a_pass_that_fails_says_why_and_what_moved_when_its_book_cannot_be_read_either(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.network.mine()
+    full = mock.patch.object(receipts, "record", side_effect=OSError(errno.ENOSPC, "full"))
+    closed = mock.patch.object(Book, "every", side_effect=OSError(errno.EACCES, "not yours"))
+    with full, closed, written(world), pytest.raises(DiskFailed) as failed:
+        confirm.confirm(Facts({"root": str(tmp_path)}), ModelChain(world.network, Moment()), confirm.Limits(STUCK_S))
+    assert failed.value.details.keys() == {"changed"}
+    assert moves_of(failed.value.details) == [("submitted", "verified")]
+
+
+def test_what_moved_is_told_also_when_the_disk_fails_once_it_is_written(tmp_path: Path) -> None:
+    """The next pass finds it where it is."""
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.network.mine()
+    unsynced = mock.patch.object(disk, "sync_directory", side_effect=OSError(errno.EIO, "broken"))
+    with unsynced, pytest.raises(DiskFailed) as failed:
+        confirm.confirm(Facts({"root": str(tmp_path)}), ModelChain(world.network, Moment()), confirm.Limits(STUCK_S))
+    assert moves_of(failed.value.details) == [("submitted", "verified")]
+    again = world.verb("confirm", "", Moment())
+    assert again is not None
+    assert (again["phases"], moves_of(again)) == ({"verified": 1}, [])
+
+
+def test_what_was_signed_anew_is_told_also_when_it_cannot_be_sent(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.verb("anchor", "b1", Moment())
+    world.network.forget()
+    refused = mock.patch.object(ModelChain, "send", side_effect=Denied("401"))
+    with refused, mock.patch.object(ModelChain, "lost", return_value=True):
+        result = world.verb("confirm", "", Moment())
+    assert result is not None
+    assert (result["phases"], moves_of(result)) == ({"signed": 1}, [("submitted", "signed")])
+
+
+def moves_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(one["was"], one["now"]) for one in result["changed"]]
 
 
 def test_a_probe_while_nothing_may_be_written_asks_nobody(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 """Open submissions of one target, looked at again: deeper, final, out of its block, stuck, or lost and due again."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid, telling
+from vmsh_scheduler.anchors.moves import LISTED, Moves
 from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
 from vmsh_scheduler.domain.batch import Document
 from vmsh_scheduler.errors import ConfigError, Denied
-
-_LISTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,7 @@ class Deepening:
     chain: Chain
     book: Book
     limits: Limits
-    _changed: list[Document] = field(default_factory=list)
-    """What moved, for logs and metrics."""
+    moves: Moves
 
     def run(self) -> Document:
         """`standing` and what could not be done."""
@@ -39,35 +37,32 @@ class Deepening:
         warnings = []
         for before in self.book.unfinished():
             try:
-                warnings += self._recorded(self._step(before))
+                with self.moves.of(before):
+                    after = self._step(before)
+                warnings += self._recorded(after)
             except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
                 warnings.append(f"batch {before.batch}: {before.tx}: {error}")
         return {**self.standing(), "warnings": [*self.book.complaints(), *warnings][:20]}
 
     def standing(self) -> Document:
-        """{status, phases, open, oldest_open_s, changed, overdue}: as the book has it, and what moved until now."""
+        """{status, phases, open, oldest_open_s, overdue, late}: as the book has it, with `Moves.told`."""
         (left, phases), now = self.book.standing(), now_s()
         oldest = max((one.age(now) for one in left), default=0)
         about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
-        about["changed"] = self._changed[: 2 * _LISTED]
         late = [one for one in left if one.phase in UNMINED and one.age(now) > self.limits.alarm_after_s]
-        overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:_LISTED]]
-        return {**about, "oldest_open_s": oldest, **({"code": "overdue", "overdue": overdue} if late else {})}
+        overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:LISTED]]
+        told = {"code": "overdue", "overdue": overdue, "late": len(late)} if late else {}
+        return {**about, **self.moves.told(), "oldest_open_s": oldest, **told}
 
     def _step(self, before: Submission) -> Submission:
         now = transact.looked(self.chain, self.book, before) if before.phase in OPEN else before
-        self._note(before, now)
+        self.moves.note(now)
         if now.phase not in UNMINED:
             return now
         with self.book.signing():
             after = self._moved(self.book.get(now.batch) or now)
-        self._note(now, after)
+        self.moves.note(after)
         return after
-
-    def _note(self, before: Submission, after: Submission) -> None:
-        """At each move: no later pass finds again that a block is gone."""
-        if after.place != before.place:
-            self._changed.append(after.moved(before, now_s()))
 
     def _moved(self, now: Submission) -> Submission:
         """Of one that was in no block. `lost` is asked first: what is mined between the two is found by the look.
@@ -119,6 +114,7 @@ class Deepening:
 def confirm(facts: Facts, chain: Chain, limits: Limits) -> Document:
     """The verb's result. Raises what `Chain` raises: a node that is down fails the pass, nothing else, and what
     moved and how old the open ones are is told all the same: nobody would hear of them otherwise while it is down."""
-    deepening = Deepening(facts, chain, Book(facts.root / "out", chain.target), limits)
-    with telling(deepening.standing):
+    book = Book(facts.root / "out", chain.target)
+    deepening = Deepening(facts, chain, book, limits, Moves(book))
+    with telling(deepening.moves.told, deepening.standing):
         return deepening.run()

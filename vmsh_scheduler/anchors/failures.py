@@ -3,8 +3,8 @@
 For people at the command line the same failure of a disk has the code of docs/exit-codes.md (`of_os`)."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from vmsh_scheduler.errors import Busy, CannotCreate, Denied, Exit, SchedulerError
 
@@ -57,17 +57,25 @@ def of_os(error: OSError) -> SchedulerError:
 
 
 @contextmanager
-def telling(details: Callable[[], Mapping[str, object]]) -> Iterator[None]:
-    """A failure within it tells what was found and done all the same."""
+def telling(*details: Callable[[], Mapping[str, object]]) -> Iterator[None]:
+    """A failure within it tells what was found and done all the same, as much of it as can be read."""
     try:
         yield
     except SchedulerError as error:
-        error.details = details()
+        error.details = _known(details)
         raise
     except OSError as error:
         found = for_verb(error)
-        found.details = details()
+        found.details = _known(details)
         raise found from error
+
+
+def _known(details: Iterable[Callable[[], Mapping[str, object]]]) -> dict[str, object]:
+    known: dict[str, object] = {}
+    for each in details:
+        with suppress(SchedulerError, OSError):  # what failed the verb may fail this too, and is what has to be told
+            known.update(each())
+    return known
 
 
 def for_verb(error: OSError) -> SchedulerError:

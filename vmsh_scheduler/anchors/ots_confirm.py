@@ -11,6 +11,7 @@ from vmsh_scheduler.anchors.calendars import Reply
 from vmsh_scheduler.anchors.chain import Seen, Unreachable
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid, telling
+from vmsh_scheduler.anchors.moves import LISTED, Moves
 from vmsh_scheduler.anchors.ots_desk import Desk, open_desk
 from vmsh_scheduler.anchors.ots_proof import Contents, InBlock, Promise
 from vmsh_scheduler.anchors.subject import subject_of
@@ -24,7 +25,6 @@ PASS_S = 120.0
 ROUNDS = 3
 """An answer may promise a proof by yet another calendar."""
 _MOST_PROMISES = 32
-_LISTED = 100
 
 
 @dataclass(slots=True)
@@ -32,9 +32,8 @@ class Deepening:
     """One pass over one rail's book."""
 
     desk: Desk
+    moves: Moves
     warnings: list[str] = field(default_factory=list)
-    _changed: list[Document] = field(default_factory=list)
-    """What moved, for logs and metrics."""
     _silent: set[str] = field(default_factory=set)
     """Calendars that failed in this pass: they are not asked again in it."""
     _answers: int = 0
@@ -46,12 +45,12 @@ class Deepening:
             self.desk.headers.meet()
         for before in self._work():
             try:
-                after = self._step(before)
+                with self.moves.of(before):
+                    after = self._step(before)
+                    self.moves.note(after)
             except Invalid as error:  # of this one alone: its proof, or what the book has of it, cannot be read
                 self.warnings.append(f"batch {before.batch}: {error}")
                 continue
-            if after.place != before.place:
-                self._changed.append(after.moved(before, now_s()))
             self._publish(after)
         return self._result()
 
@@ -186,16 +185,17 @@ class Deepening:
         left, phases = self.desk.book.standing()
         late = [one for one in left if one.phase in UNMINED and _age(one) > self.desk.alarm_after_s]
         about = {"status": "ok", "target": self.desk.target, "phases": phases, "open": len(left)}
-        about["changed"] = self._changed[:_LISTED]
-        overdue = {"code": "overdue", "overdue": [_late(one) for one in late[:_LISTED]]} if late else {}
-        return {**about, "oldest_open_s": max(map(_age, left), default=0), **overdue}
+        overdue = [_late(one) for one in late[:LISTED]]
+        told = {"code": "overdue", "overdue": overdue, "late": len(late)} if late else {}
+        return {**about, **self.moves.told(), "oldest_open_s": max(map(_age, left), default=0), **told}
 
 
 def run(facts: Facts) -> Document:
     """The verb `confirm` for targets `ots:`. Raises what the node's side raises: nothing is lost by it, and what is
     open is told all the same."""
-    deepening = Deepening(open_desk(facts))
-    with telling(deepening.standing):
+    desk = open_desk(facts)
+    deepening = Deepening(desk, Moves(desk.book))
+    with telling(deepening.moves.told, deepening.standing):
         return deepening.run()
 
 

@@ -54,7 +54,7 @@ class Collector:
         self._doubtful: set[str] = set()
         """Pushed, perhaps: the store did not answer. Or recalled."""
         self._recalled: set[str] = set()
-        """Before anybody waited for them."""
+        """Before anybody waited for them; what is settled goes, with the next sweep at the latest."""
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._asked: dict[str, asyncio.Future[Recovery]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -77,6 +77,9 @@ class Collector:
     async def outcome(self, run_id: str) -> Outcome:
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[run_id] = ended
+        if run_id in self._recalled:  # while it was asked where it is: the store knows whether anybody has it
+            self._recalled.discard(run_id)
+            self._doubtful.add(run_id)
         self._wakeup.set()
         try:
             return await ended
@@ -177,10 +180,13 @@ class Collector:
             await self._sweep()
 
     async def _sweep(self) -> None:
-        """Outcomes that no state knows and nobody waits for go."""
+        """Outcomes that no state knows and nobody waits for go, and what was recalled as it was settled."""
         there = await self.dispatch.outcomes()  # asked first: what ends meanwhile was open before
-        open_runs = self._open_runs() if there else None
-        if open_runs is not None:
+        open_runs = self._open_runs() if there or self._recalled else None
+        if open_runs is None:
+            return
+        self._recalled.intersection_update({*self._asked, *open_runs})
+        if there:
             await self.dispatch.forget(sorted(set(there).difference(self._waiting, self._asked, open_runs)))
 
     async def _resolve_doubts(self) -> None:

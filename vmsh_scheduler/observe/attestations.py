@@ -37,14 +37,15 @@ class Attestations:
         """A pass of `confirm` ended. One that failed may know all the same what its book holds."""
         target, result = job.labels["confirms"], execution.outcome.result
         self.reorgs.setdefault(target, 0)
+        self._changed(target, result)
         phases, overdue = result.get("phases"), result.get("overdue")
         if not isinstance(phases, Mapping):
             return
         counts = {name: whole(phases.get(name)) for name in PHASES}
         age = whole(result.get("oldest_open_s")) * SECOND
         opened = execution.finished_at - age if whole(result.get("open")) else None
-        self.standing[target] = Standing(counts, opened, len(overdue) if isinstance(overdue, list) else 0)
-        self._changed(target, result)
+        late = whole(result.get("late")) or (len(overdue) if isinstance(overdue, list) else 0)
+        self.standing[target] = Standing(counts, opened, late)
 
     def anchored(self, job: Job, execution: Execution) -> None:
         """An anchor run ended; where blocks are fast, its anchor may be final already."""
@@ -85,13 +86,24 @@ class Attestations:
         }
 
     def _changed(self, target: str, result: Mapping[str, object]) -> None:
-        changed = result.get("changed")
+        changed, unlisted = result.get("changed"), result.get("unlisted")
         for moved in changed if isinstance(changed, list) else ():
             if isinstance(moved, Mapping):
                 self._moved(target, moved)
+        if isinstance(unlisted, Mapping):
+            self._reorged(target, whole(unlisted.get("reorged")))
+            self._final(target, whole(unlisted.get("final_s")), whole(unlisted.get("final")))
 
     def _moved(self, target: str, moved: Mapping[str, object]) -> None:
         if moved.get("now") == "reorged" and moved.get("was") != "reorged":
-            self.reorgs[target] = self.reorgs.get(target, 0) + 1
+            self._reorged(target, 1)
         if moved.get("now") == "final" and moved.get("was") != "final":
-            self.final.setdefault(target, Histogram(FINAL_BOUNDS)).observe(whole(moved.get("seconds")))
+            self._final(target, whole(moved.get("seconds")), 1)
+
+    def _reorged(self, target: str, count: int) -> None:
+        self.reorgs[target] = self.reorgs.get(target, 0) + count
+
+    def _final(self, target: str, seconds: int, count: int) -> None:
+        """`seconds`: all together. Of several nothing but their mean is known."""
+        if count:
+            self.final.setdefault(target, Histogram(FINAL_BOUNDS)).observe(seconds / count, count)
