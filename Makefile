@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak check fix bench clean
+.PHONY: help run test soak check asserts fix bench clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,9 @@ run: $(STAMP) ## Set up, then start the daemon on config/
 	@exec $(BIN)/vmsh-scheduler run
 
 # compiled here, once: where PYTHONDONTWRITEBYTECODE is set, thousands of started commands would each do it anew
-test: $(STAMP) check ## Set up, then everything CI runs
+test: $(STAMP) ## Set up, then everything CI runs
 	@$(BIN)/python -m compileall -q vmsh_scheduler tests
+	@$(MAKE) --no-print-directory -j 2 check asserts
 	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(if $(ARGS),$(ARGS),--count-skips)
 	@$(BIN)/python -m tests.coverage_gate
 
@@ -33,6 +34,10 @@ check: $(STAMP) ## Format, lint, types, import contracts
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache | tail -3
+
+# pytest rewrites them: once here, and not in each of its workers; what cannot be collected is told by the run itself
+asserts: $(STAMP)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
 
 fix: $(STAMP) ## Format and mend what a tool can mend
 	@$(BIN)/ruff format .

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.support.eth_library import library
+from tests.support.eth_library import library, unmeasured
 from tests.support.rpc_door import Document, Door, door
 from vmsh_scheduler.anchors.ethereum import Fees, Key, Transaction
 
@@ -58,6 +58,7 @@ class PyEvm:
 
     name = "py-evm"
 
+    @unmeasured
     def __init__(self) -> None:
         tester = library("eth_tester")
         backend = tester.PyEVMBackend()
@@ -73,6 +74,7 @@ class PyEvm:
         self.sent: list[str] = []
         """Hashes of what the pool took."""
 
+    @unmeasured
     def answer(self, method: str, params: list[Any]) -> Document:
         with self._lock:
             try:
@@ -82,6 +84,7 @@ class PyEvm:
             except AttributeError:
                 return {"error": {"code": -32601, "message": f"the method {method} does not exist"}}
 
+    @unmeasured
     def mine(self, blocks: int = 1) -> None:
         with self._lock:
             self._take()
@@ -92,9 +95,11 @@ class PyEvm:
         if on:
             self.mine()
 
+    @unmeasured
     def mark(self) -> None:
         self._mark = self._tester.take_snapshot()
 
+    @unmeasured
     def reorg(self) -> None:
         with self._lock:
             depth = self._tip()
@@ -106,6 +111,7 @@ class PyEvm:
     def forget(self) -> None:
         self._pool.clear()
 
+    @unmeasured
     def fund(self, address: str, wei: int) -> None:
         with self._lock:
             rich = self._tester.get_accounts()[0]
