@@ -1,7 +1,8 @@
 """`@pytest.mark.needs("root", "strace")` skips where a capability is missing; the number of skips of a whole run is
 held to `tests/expected_skips.py`, so that a machine never skips more than somebody has agreed to."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +10,25 @@ from tests.expected_skips import expected
 from tests.support.needs import missing
 
 PREFIX = "needs "
+LONGEST = ("test_chaos.py", "test_engine_model.py", "test_fault_redis.py", "test_redis_refusals.py")
+"""Minutes each: begun first, so that none of them ends alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--count-skips", action="store_true", help="fail unless exactly the expected tests were skipped")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """From first to last files that wait for processes beside files that compute, so that no core is idle."""
+    layers: dict[Path, dict[Path, None]] = defaultdict(dict)
+    for item in items:
+        layers[item.path.parent][item.path] = None
+    place = {
+        path: (path.name not in LONGEST, number / len(files))
+        for files in layers.values()
+        for number, path in enumerate(files)
+    }
+    items.sort(key=lambda item: place[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -140,8 +140,9 @@ class Place:
 
     def cli(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S) -> Done:
         """Run the command to its end, in the root."""
+        word = "--help" if "--help" in args else "".join(args[:1])
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of("".join(args[:1])))
+            process = self._start([COMMAND, *args], env, (out, err), measured=_is_first_of(word))
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:

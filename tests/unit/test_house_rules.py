@@ -34,16 +34,21 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree(path)))
+
+
 def functions() -> Iterator[tuple[str, Function]]:
     for path in SOURCES:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, Function):
                 yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
 
 
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:
     for path in SOURCES:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
                 yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
 
@@ -115,7 +120,7 @@ def test_nothing_prints_on_its_own() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in SOURCES
         if path.is_relative_to(ROOT / "vmsh_scheduler")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert [where.partition(":")[0] for where in prints] == ["vmsh_scheduler/__main__.py"]
