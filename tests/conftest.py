@@ -10,7 +10,11 @@ from tests.expected_skips import expected
 from tests.support.needs import missing
 
 PREFIX = "needs "
-LONGEST = ("test_chaos.py", "test_engine_model.py", "test_fault_redis.py", "test_redis_refusals.py")
+HERE = Path(__file__).parent
+LONGEST = [
+    *(HERE / "acceptance" / f"test_{name}.py" for name in ("chaos", "fault_redis", "redis_refusals")),
+    HERE / "unit" / "test_engine_model.py",
+]
 """Minutes each: begun first, so that none of them ends alone."""
 
 
@@ -24,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         layers[item.path.parent][item.path] = None
     place = {
-        path: (path.name not in LONGEST, number / len(files))
+        path: (path not in LONGEST, number / len(files))
         for files in layers.values()
         for number, path in enumerate(files)
     }

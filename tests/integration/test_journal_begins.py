@@ -24,15 +24,18 @@ async def written(store: LocalStore) -> None:
     await store.states.apply([Change("a/b", JobState(), (ROW,))])
 
 
-async def killed(where: Path, *, row: bool) -> Path:
-    """State and log of a first start, with a row or without, as they were before the journal was begun."""
+async def killed(where: Path, *, row: bool, saved: bool = False) -> Path:
+    """State and log of a first start, with a row or without, as they were before the journal was begun. `saved`: that
+    took longer than the next snapshot."""
     store = opened(where / "whole")
     await store.states.raise_fence(1)
     if row:
         await written(store)
+    if saved:
+        await store.states.save()
     left = where / "left"
     left.mkdir(mode=0o700)
-    for path in [where / "whole" / "scheduler.json", *named(where / "whole", "*.wal")]:
+    for path in [*named(where / "whole", "scheduler.json*"), *named(where / "whole", "*.wal")]:
         shutil.copy(path, left)
     await store.close()
     return left
@@ -65,11 +68,12 @@ def no_table(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("begun", [no_file, no_byte, half_a_page, no_table])
 async def test_a_journal_that_a_kill_kept_from_beginning_is_not_missed_and_begins_with_the_next_start(
-    tmp_path: Path, begun: Callable[[Path], None]
+    tmp_path: Path, begun: Callable[[Path], None], saved: bool
 ) -> None:
-    left = await killed(tmp_path, row=False)
+    left = await killed(tmp_path, row=False, saved=saved)
     begun(left / "scheduler.db")
     assert (rows(left).decisions(), rows(left).verify()) == ([], [])
     store = opened(left)
@@ -83,11 +87,12 @@ async def test_a_journal_that_a_kill_kept_from_beginning_is_not_missed_and_begin
     ("begun", "finding"),
     [(no_file, "is gone"), (no_byte, "is empty"), (half_a_page, "is empty"), (no_table, "is empty")],
 )
+@pytest.mark.parametrize("saved", [False, True])
 async def test_a_row_that_is_in_no_journal_is_missed_however_young_the_state_is(
-    tmp_path: Path, begun: Callable[[Path], None], finding: str
+    tmp_path: Path, begun: Callable[[Path], None], finding: str, saved: bool
 ) -> None:
     """Whether the journal had it no file tells; the log has it, and the next start takes it from there."""
-    left = await killed(tmp_path, row=True)
+    left = await killed(tmp_path, row=True, saved=saved)
     begun(left / "scheduler.db")
     assert rows(left).decisions() == []
     assert rows(left).verify() == [f"{left / 'scheduler.db'} {finding}; the daemon begins it anew from the logs"]

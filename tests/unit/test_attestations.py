@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.builders import NOON, cadence, run_of
 from tests.support.config import Files, wanted
-from vmsh_scheduler.anchors.moves import LISTED, Moves
+from vmsh_scheduler.anchors.pass_report import LISTED, Moves, said
 from vmsh_scheduler.anchors.submission import Book, Phase, Submission
 from vmsh_scheduler.domain.action import Command
 from vmsh_scheduler.domain.events import Finished
@@ -88,14 +88,15 @@ def test_reorgs_and_times_until_final_are_counted() -> None:
 
 
 def test_what_a_pass_does_not_list_is_counted_too(tmp_path: Path) -> None:
-    moves, late = Moves(Book(tmp_path, TARGET)), [{"batch": "b", "namespace": "ns", "tx": f"0x{0:064x}"}] * LISTED
+    long, name, moves = "b" * 120, "ü" * 24, Moves(Book(tmp_path, TARGET))
+    late = [{"batch": long, "namespace": name, "tx": f"0x{0:064x}"}] * LISTED
     for number in range(1_000):
-        one = Submission(TARGET, "me", f"1700000000-{number}", "sha256:", f"0x{number:064x}", "", 1_000, "ns:files")
+        one = Submission(TARGET, "me", f"{long}-{number}", "sha256:", f"0x{number:064x}", "", 1_000, name)
         with moves.of(one):
             for phase in (Phase.VERIFIED, Phase.REORGED, Phase.FINAL):
                 one = one.become(phase, 1_070)
                 moves.note(one)
-    result = {**PASS, **moves.told(), "overdue": late, "late": 300}
+    result = {**PASS, **moves.told(), "overdue": late, "late": 300, "warnings": said(["broken " * 100] * 1_000)}
     assert len(json.dumps(result)) < HEAD + TAIL
     found = exposed(fed(result))
     assert found["vmsh_attestations_reorged_total{}"] == 1_000

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 pytestmark = pytest.mark.no_cover  # it reads the program rather than running it
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,10 @@ def test_the_whole_program_is_looked_at() -> None:
     names = {str(path.relative_to(ROOT)) for path in SOURCES}
     assert {"vmsh_scheduler/daemon.py", "vmsh_scheduler/domain/plan.py", "vmsh_scheduler/cli/__init__.py"} <= names
     assert len(list(functions())) > 500
+
+
+def test_files_that_are_to_be_tested_first_are_there() -> None:
+    assert [path for path in LONGEST if path not in BESIDE] == []
 
 
 def test_no_file_is_too_long() -> None:

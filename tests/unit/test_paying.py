@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from tests.support.model_chain import FAULTS, NEED, WORLD, Crash, ModelChain, Moment, Network, written_by_moment
 from tests.support.paying_mutants import ANY, MUTANTS, SHOWN_BY, Step, mutated
-from vmsh_scheduler.anchors import combine, confirm, disk, receipts, submission_check, transact
+from vmsh_scheduler.anchors import combine, confirm, disk, pass_report, receipts, submission_check, transact
 from vmsh_scheduler.anchors.chain import Anchor, Refused, Signed, Unreachable
 from vmsh_scheduler.anchors.facts import Facts
 from vmsh_scheduler.anchors.failures import Corrupt, DiskFailed, Invalid
 from vmsh_scheduler.anchors.subject import read_subject
-from vmsh_scheduler.anchors.submission import Book, Phase
+from vmsh_scheduler.anchors.submission import Book, Phase, Submission
 from vmsh_scheduler.anchors.verify import verify
 from vmsh_scheduler.domain.batch import OPEN_MARKS, Document, render, with_digest
 from vmsh_scheduler.errors import Denied, SchedulerError
@@ -542,6 +542,36 @@ def test_what_was_signed_anew_is_told_also_when_it_cannot_be_sent(tmp_path: Path
         result = world.verb("confirm", "", Moment())
     assert result is not None
     assert (result["phases"], moves_of(result)) == ({"signed": 1}, [("submitted", "signed")])
+
+
+def test_a_pass_that_takes_long_begins_no_further_look_and_tells_what_moved(tmp_path: Path) -> None:
+    """At its time limit it would be killed, and nobody would hear of it."""
+    world = World(tmp_path)
+    for batch in ("b1", "b2", "b3"):
+        world.verb("anchor", batch, Moment())
+        world.now += 1
+    world.network.mine()
+    seconds = iter((0.0, 1.0, pass_report.PASS_S, pass_report.PASS_S + 1))
+    with mock.patch.object(confirm, "monotonic", side_effect=seconds):
+        cut = world.verb("confirm", "", Moment())
+    assert cut is not None
+    assert [one["batch"] for one in cut["changed"]] == ["b1", "b2"]
+    assert cut["warnings"] == ["batch b3 and those after it wait for the next pass: this one took 120 s"]
+    rest = world.verb("confirm", "", Moment())
+    assert rest is not None
+    assert [one["batch"] for one in rest["changed"]] == ["b3"]
+
+
+def test_what_only_went_deeper_is_listed_last(tmp_path: Path) -> None:
+    moves = pass_report.Moves(Book(tmp_path, "eip155:1"))
+    for number in range(pass_report.LISTED + 1):
+        one = Submission("eip155:1", "me", f"b{number}", "sha256:", "0x", "", 1, phase=Phase.VERIFIED, depth=1)
+        lost = number == pass_report.LISTED
+        with moves.of(one):
+            moves.note(replace(one, depth=0, phase=Phase.REORGED) if lost else replace(one, depth=2))
+    told = moves.told()
+    assert (told["changed"][0]["now"], len(told["changed"])) == ("reorged", pass_report.LISTED)
+    assert told["unlisted"] == {"moves": 1, "reorged": 0, "final": 0, "final_s": 0}
 
 
 def moves_of(result: Mapping[str, Any]) -> list[tuple[str, str]]:

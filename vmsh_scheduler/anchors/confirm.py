@@ -1,12 +1,13 @@
 """Open submissions of one target, looked at again: deeper, final, out of its block, stuck, or lost and due again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 from vmsh_scheduler.anchors import transact
 from vmsh_scheduler.anchors.chain import Chain, Refused
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid, telling
-from vmsh_scheduler.anchors.moves import LISTED, Moves
+from vmsh_scheduler.anchors.pass_report import PASS_S, Moves, said, standing
 from vmsh_scheduler.anchors.subject import subject_of
 from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Book, Submission
 from vmsh_scheduler.domain.batch import Document
@@ -30,29 +31,29 @@ class Deepening:
     book: Book
     limits: Limits
     moves: Moves
+    _until: float = field(default_factory=lambda: monotonic() + PASS_S)
 
     def run(self) -> Document:
-        """`standing` and what could not be done."""
+        """`standing`, what moved, and what could not be done."""
         self.chain.meet()
         warnings = []
         for before in self.book.unfinished():
+            if monotonic() > self._until:
+                warnings.append(
+                    f"batch {before.batch} and those after it wait for the next pass: this one took {PASS_S:.0f} s"
+                )
+                break
             try:
                 with self.moves.of(before):
                     after = self._step(before)
                 warnings += self._recorded(after)
             except (Invalid, Denied, ConfigError) as error:  # of this one: `meet` has shown that the node serves us
                 warnings.append(f"batch {before.batch}: {before.tx}: {error}")
-        return {**self.standing(), "warnings": [*self.book.complaints(), *warnings][:20]}
+        return {**self.standing(), **self.moves.told(), "warnings": said([*self.book.complaints(), *warnings])}
 
     def standing(self) -> Document:
-        """{status, phases, open, oldest_open_s, overdue, late}: as the book has it, with `Moves.told`."""
-        (left, phases), now = self.book.standing(), now_s()
-        oldest = max((one.age(now) for one in left), default=0)
-        about = {"status": "ok", "target": self.chain.target, "phases": phases, "open": len(left)}
-        late = [one for one in left if one.phase in UNMINED and one.age(now) > self.limits.alarm_after_s]
-        overdue = [{"batch": one.batch, "namespace": one.namespace, "tx": one.tx} for one in late[:LISTED]]
-        told = {"code": "overdue", "overdue": overdue, "late": len(late)} if late else {}
-        return {**about, **self.moves.told(), "oldest_open_s": oldest, **told}
+        alarm_after_s = self.limits.alarm_after_s
+        return standing(self.book, self.chain.target, now_s(), alarm_after_s, lambda one: {"tx": one.tx})
 
     def _step(self, before: Submission) -> Submission:
         now = transact.looked(self.chain, self.book, before) if before.phase in OPEN else before

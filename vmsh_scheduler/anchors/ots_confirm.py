@@ -11,17 +11,15 @@ from vmsh_scheduler.anchors.calendars import Reply
 from vmsh_scheduler.anchors.chain import Seen, Unreachable
 from vmsh_scheduler.anchors.facts import Facts, now_s
 from vmsh_scheduler.anchors.failures import Invalid, telling
-from vmsh_scheduler.anchors.moves import LISTED, Moves
 from vmsh_scheduler.anchors.ots_desk import Desk, open_desk
 from vmsh_scheduler.anchors.ots_proof import Contents, InBlock, Promise
+from vmsh_scheduler.anchors.pass_report import PASS_S, Moves, said, standing
 from vmsh_scheduler.anchors.subject import subject_of
-from vmsh_scheduler.anchors.submission import OPEN, UNMINED, Phase, Submission
+from vmsh_scheduler.anchors.submission import OPEN, Phase, Submission
 from vmsh_scheduler.domain.batch import Document, hash_bytes
 
 LONGEST_WAIT_S = 600
 """Between two questions about one batch; calendars are somebody's gift."""
-PASS_S = 120.0
-"""After so long a pass asks no more calendars; who was asked least recently is first in the next."""
 ROUNDS = 3
 """An answer may promise a proof by yet another calendar."""
 _MOST_PROMISES = 32
@@ -38,6 +36,7 @@ class Deepening:
     """Calendars that failed in this pass: they are not asked again in it."""
     _answers: int = 0
     _until: float = field(default_factory=lambda: monotonic() + PASS_S)
+    """No calendar is asked later; who was asked least recently is first in the next pass."""
 
     def run(self) -> Document:
         """As confirm.Deepening.run; `overdue`: accepted, and in no block for longer than the rail's alarmAfter."""
@@ -174,20 +173,15 @@ class Deepening:
             self.warnings.append(f"batch {one.batch}: no receipt: {error}")
 
     def _result(self) -> Document:
-        result = self.standing()
+        result = {**self.standing(), **self.moves.told()}
         if self._silent and not self._answers:
             told = {"status": "failed", "exit": int(Unreachable.exit), "message": "; ".join(self.warnings)[:1000]}
             result = {"code": "unreachable", **result, **told}
-        return {**result, "warnings": [*self.desk.book.complaints(), *self.warnings][:20]}
+        return {**result, "warnings": said([*self.desk.book.complaints(), *self.warnings])}
 
     def standing(self) -> Document:
-        """As the book has it, and what moved until now."""
-        left, phases = self.desk.book.standing()
-        late = [one for one in left if one.phase in UNMINED and _age(one) > self.desk.alarm_after_s]
-        about = {"status": "ok", "target": self.desk.target, "phases": phases, "open": len(left)}
-        overdue = [_late(one) for one in late[:LISTED]]
-        told = {"code": "overdue", "overdue": overdue, "late": len(late)} if late else {}
-        return {**about, **self.moves.told(), "oldest_open_s": max(map(_age, left), default=0), **told}
+        desk = self.desk
+        return standing(desk.book, desk.target, now_s(), desk.alarm_after_s, lambda one: {"seconds": _age(one)})
 
 
 def run(facts: Facts) -> Document:
@@ -205,7 +199,3 @@ def _read(one: Submission) -> Contents:
 
 def _age(one: Submission) -> int:
     return one.age(now_s())
-
-
-def _late(one: Submission) -> Document:
-    return {"batch": one.batch, "namespace": one.namespace, "seconds": _age(one)}

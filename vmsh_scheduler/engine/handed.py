@@ -54,7 +54,7 @@ class Collector:
         self._doubtful: set[str] = set()
         """Pushed, perhaps: the store did not answer. Or recalled."""
         self._recalled: set[str] = set()
-        """Before anybody waited for them; what is settled goes, with the next sweep at the latest."""
+        """Before anybody waited for them. What no state has open any more goes with a sweep that can read them all."""
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._asked: dict[str, asyncio.Future[Recovery]] = {}
         self._asking: asyncio.Task[None] | None = None

@@ -292,11 +292,12 @@ class SqliteJournal(JournalReader):
 
 
 def _no_row_yet(directory: StateDirectory) -> bool:
-    """As far as the files tell: while the first snapshot is in force no log goes, so all rows are still in them."""
-    opened = peek(directory)
-    if opened.condition is not Condition.LOADED or opened.base != NOWHERE:
-        return opened.condition is Condition.FRESH
-    return not [fact for record in read_tail(directory, NOWHERE).records for fact in facts_of(record)]
+    """As far as the files tell. No log goes before the journal has its rows, so if none is missing all are there."""
+    condition = peek(directory).condition
+    if condition is not Condition.LOADED:
+        return condition is Condition.FRESH
+    logs = read_tail(directory, NOWHERE)
+    return not logs.damaged and not any(True for record in logs.records for _ in facts_of(record))
 
 
 def _joined(handed: Sequence[Stretch], start: Position, target: Position) -> Sequence[Fact] | None:
