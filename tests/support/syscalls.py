@@ -23,6 +23,7 @@ CALLS = (
 """What changes files, or is about to; `?`: not every machine has it."""
 KILLED = -9
 WORKERS = 2
+DETACH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,11 @@ def traced(pid: int, log: Path, *options: str) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait(PATIENCE_S)
+        try:
+            tracer.wait(DETACH_S)
+        except subprocess.TimeoutExpired:  # for a thread that waits for its child to begin, which it keeps stopped
+            tracer.kill()
+            tracer.wait(PATIENCE_S)
 
 
 def counted(log: Path) -> Counter[str]:
