@@ -1,7 +1,9 @@
 """What a kill leaves in the first moments of a state, before scheduler.db holds a journal, and who looks at it."""
 
+import asyncio
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,15 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.contract.world import FixedClock, decision
+from tests.support.daemon import PATIENCE_S
 from tests.support.statefiles import named, opened, rows
 from vmsh_scheduler.domain.state import JobState
 from vmsh_scheduler.errors import StateUnreadable
 from vmsh_scheduler.ports import Change
+from vmsh_scheduler.stores.local import journal
 from vmsh_scheduler.stores.local.database import connect_writer
 from vmsh_scheduler.stores.local.directory import open_directory
 from vmsh_scheduler.stores.local.store import LocalStore
 
 ROW = decision("a/b", 1)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a journal that is not there."""
+    monkeypatch.setattr(journal, "sleep", lambda _: None)
 
 
 async def written(store: LocalStore) -> None:
@@ -98,6 +108,22 @@ async def test_a_row_that_is_in_no_journal_is_missed_however_young_the_state_is(
     assert rows(left).verify() == [f"{left / 'scheduler.db'} {finding}; the daemon begins it anew from the logs"]
     await opened(left).close()
     assert (rows(left).decisions(), rows(left).verify()) == ([ROW], [])
+
+
+async def test_a_journal_that_is_about_to_begin_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon writes its first row, and begins its journal a third of a second later."""
+    left, missed, begun = await killed(tmp_path, row=True), threading.Event(), threading.Event()
+
+    def wait(_: float) -> None:
+        missed.set()
+        assert begun.wait(PATIENCE_S)
+
+    monkeypatch.setattr(journal, "sleep", wait)
+    look = asyncio.create_task(asyncio.to_thread(rows(left).verify))
+    assert await asyncio.to_thread(missed.wait, PATIENCE_S)
+    await opened(left).close()
+    begun.set()
+    assert await look == []
 
 
 async def test_a_journal_whose_rows_are_in_no_log_any_more_is_missed(tmp_path: Path) -> None:

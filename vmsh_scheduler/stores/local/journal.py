@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from time import sleep
 from typing import TYPE_CHECKING
 
 from vmsh_scheduler.domain.codec import decision_from_json, execution_from_json, note_from_json
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 GATHER_S = 0.3
 """Changes gather this long before a commit."""
+BEGINS_S = 1.0
+"""After its first row a daemon has begun its journal. Before it has, its state takes what room a disk has left."""
 GATHER_MANY_S = 2.0
 MANY = 500
 """Rows in a commit from which on the next one gathers longer: rows of many jobs lie on as many pages, each of which is
@@ -68,9 +71,17 @@ class JournalReader:
         return [note_from_json(json.loads(body)) for body in self._bodies("note", "", None, limit)]
 
     def verify(self, job_id: str = "") -> list[str]:
+        found = self._checked(job_id)
+        if found is None and self._missing():
+            sleep(BEGINS_S)
+            found = self._checked(job_id)
+        return self._missing() if found is None else found
+
+    def _checked(self, job_id: str) -> list[str] | None:
+        """None: there is no journal."""
         with self._reading() as connection:
             if connection is None:
-                return self._missing()
+                return None
             try:
                 names = [database.clean(job_id)] if job_id else database.jobs(connection)
                 return [line for name in names for line in _verify(connection, name)]
@@ -135,7 +146,6 @@ class SqliteJournal(JournalReader):
         self._wakeup = threading.Condition()
         self._working = threading.Lock()
         self._hurry = threading.Event()
-        self._hurry.set()  # the first rows wait for no others: who looks at a state that just began finds a journal
         self._thread: threading.Thread | None = None
         self._since_prune = 0
         self._gather_s = GATHER_S
