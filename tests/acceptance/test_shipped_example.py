@@ -6,7 +6,7 @@ import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
-from tests.support.daemon import Daemon, Place
+from tests.support.daemon import Daemon, Place, until
 
 FAST = "demo:files/fast"
 
@@ -17,9 +17,18 @@ def test_two_roots_were_anchored_on_the_grid(checkout: Daemon) -> None:
     slots = [line["slot"] for line in anchors]
     assert len(slots) >= 2
     assert all(slot % 10_000 == 0 for slot in slots)
-    assert {after - before for before, after in pairwise(slots)} == {10_000}
+    decided = until(lambda: decided_until(checkout, slots[-1]), "the slots in the history")
+    assert {after - before for before, after in pairwise(decided)} == {10_000}, "each is decided, be it as overlapping"
+    assert set(slots) <= set(decided)
     assert all(line["target"] == "local:demo" and line["attempt"] == 1 for line in anchors)
     assert checkout.lines("anchor failed") == []
+
+
+def decided_until(checkout: Daemon, slot: int) -> list[int]:
+    """Nothing before that is written."""
+    rows = checkout.place.cli("history", FAST, "--json").ok().json["decisions"]
+    decided = sorted(row["slot"] for row in rows if row["slot"] <= slot)
+    return decided if slot in decided else []
 
 
 def test_status_shows_both_cadences(checkout: Daemon) -> None:

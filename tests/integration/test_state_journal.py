@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.world import NOW, FixedClock, decision, execution, run
+from tests.support.daemon import PATIENCE_S
 from vmsh_scheduler.domain.decision import Note
 from vmsh_scheduler.domain.retry import ErrorClass
 from vmsh_scheduler.domain.run import Outcome, Status
@@ -169,8 +170,12 @@ async def test_a_lost_journal_is_refilled_from_the_logs_exactly_once(tmp_path: P
         assert reader(tmp_path).verify() == []
 
 
-async def test_rows_a_crash_kept_out_are_taken_at_the_next_start(tmp_path: Path) -> None:
-    """Journal and states of one directory, closed without their rows, as kill -9 leaves them."""
+async def test_rows_a_crash_kept_out_are_taken_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journal and states of one directory, closed without their rows, as kill -9 leaves them; no thread of the dead
+    writes beside the next start."""
+    monkeypatch.setattr(journal, "GATHER_S", PATIENCE_S)
     store = open_store(tmp_path / "scheduler.json", FixedClock())
     await fill(store, range(4))
     store.journal.reached(store.states.synced)
